@@ -1,0 +1,51 @@
+"""A purifier in front of a classifier."""
+
+import torch
+from torch import Tensor, nn
+
+from purify.noise import Purpose, derive_keys
+from purify.purifiers.base import Purifier
+
+TIE = -1
+"""The label that `predict` gives where no class has the most votes: it equals no true label."""
+
+
+class DefendedClassifier(nn.Module):
+    """Purifies, then classifies: images in [0, 1] -> logits. A random function of the image.
+
+    Args:
+        purifier: images in [0, 1] -> images in about [0, 1].
+        classifier: any module that maps images in [0, 1] to logits; its normalisation and resizing are its own. It is never altered: put it
+            into evaluation mode yourself.
+    """
+
+    def __init__(self, purifier: Purifier, classifier: nn.Module):
+        super().__init__()
+        self.purifier = purifier
+        self.classifier = classifier
+
+    def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
+        """Logits (b, classes) of one draw; `x` (b, c, h, w) in [0, 1], `keys` (b,) int64 or None for fresh randomness."""
+        return self.classifier(self.purifier(x, keys))
+
+    @torch.no_grad()
+    def predict(self, x: Tensor, votes: int = 1, keys: Tensor | None = None) -> Tensor:
+        """Labels (b,) int64 by plurality over `votes` independent draws; `TIE` (-1), which is never right, where two classes tie.
+
+        With `keys`, vote k of an image is a function of its key and k alone.
+        """
+        if votes < 1:
+            raise ValueError(f"votes must be a positive integer, got {votes}")
+        labels = []
+        for vote in range(votes):
+            vote_keys = None if keys is None else derive_keys(keys, vote, 0, Purpose.VOTE)
+            labels.append(self(x, vote_keys).argmax(1))
+        return plurality(torch.stack(labels, dim=1))
+
+
+def plurality(labels: Tensor) -> Tensor:
+    """The most frequent label of each row, (b, votes) int64 -> (b,) int64, or `TIE`. Labels are at least 0."""
+    counts = torch.zeros(len(labels), int(labels.max()) + 1, dtype=torch.int64, device=labels.device)
+    counts.scatter_add_(1, labels, torch.ones_like(labels))
+    most, winner = counts.max(1)
+    return torch.where((counts == most[:, None]).sum(1) == 1, winner, TIE)

@@ -1,0 +1,95 @@
+"""How a solver's path is differentiated. All modes give the same values for the same keys.
+
+- "exact": the gradient of the discretised path itself. The states are kept, and each step is computed again, with the same noise, when
+  the backward pass reaches it: memory is one step's graph and one image-sized state a step.
+- "backprop": the same gradient by keeping every graph. The reference, and the fastest where it fits. The only mode that also reaches the
+  network's parameters.
+- "adjoint": the solver's continuous adjoint, approximate.
+- "bpda": the identity (Athalye et al. 2018, arXiv 1802.00420), deliberately wrong: what an attacker without gradients would use.
+"""
+
+import contextlib
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from purify.solvers import Solver
+
+GradientMode = Literal["exact", "backprop", "adjoint", "bpda"]
+MODES: tuple[str, ...] = get_args(GradientMode)
+
+
+def solve(solver: Solver, x: Tensor, keys: Tensor, mode: GradientMode) -> Tensor:
+    """The end of the solver's path from `x` (b, c, h, w), differentiable in `x` as `mode` says."""
+    if mode == "backprop" or not torch.is_grad_enabled():
+        return solver.solve(x, keys)
+    if mode == "exact":
+        final, _ = _Replay.apply(x, keys, solver, _autocast_state(x.device.type))
+        return final
+    if mode == "adjoint":
+        return solver.solve_adjoint(x, keys)
+    return _StraightThrough.apply(x, keys, solver)
+
+
+class _Replay(torch.autograd.Function):
+    """Forward: every step, keeping the states. Backward: every step again, in reverse, with its graph."""
+
+    @staticmethod
+    def forward(x: Tensor, keys: Tensor, solver: Solver, autocast: "_Autocast") -> tuple[Tensor, tuple[Tensor, ...]]:
+        states = [x]
+        for index in range(solver.steps):
+            states.append(solver.step(index, states[-1], keys))
+        return states[-1], _Opaque(states[:-1])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, "_Opaque"]) -> None:
+        _, ctx.keys, ctx.solver, ctx.autocast = inputs
+        ctx.states = output[1].states
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: None) -> tuple[Tensor, None, None, None]:
+        for index in reversed(range(ctx.solver.steps)):
+            with ctx.autocast():
+                _, pull_back = torch.func.vjp(lambda x, i=index: ctx.solver.step(i, x, ctx.keys), ctx.states[index])
+            (gradient,) = pull_back(gradient)
+        return gradient, None, None, None
+
+
+class _Opaque:
+    """Carries the states from `forward` to `setup_context` without making them outputs of the function."""
+
+    def __init__(self, states: list[Tensor]):
+        self.states = states
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Forward: the path. Backward: the identity."""
+
+    @staticmethod
+    def forward(x: Tensor, keys: Tensor, solver: Solver) -> Tensor:
+        return solver.solve(x, keys)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient, None, None
+
+
+class _Autocast:
+    """The autocast setting of the forward pass, for the recomputation to repeat it."""
+
+    def __init__(self, device_type: str):
+        self.device_type = device_type
+        self.enabled = torch.is_autocast_enabled(device_type)
+        self.dtype = torch.get_autocast_dtype(device_type)
+
+    def __call__(self) -> contextlib.AbstractContextManager[None]:
+        return torch.autocast(self.device_type, self.dtype, enabled=self.enabled)
+
+
+def _autocast_state(device_type: str) -> _Autocast:
+    return _Autocast(device_type)

@@ -1,0 +1,27 @@
+"""Network architectures, by name."""
+
+from typing import Any
+
+from torch import nn
+
+from purify.networks.unet import SmallUNet
+
+ARCHITECTURES: dict[str, type[nn.Module]] = {"small_unet": SmallUNet}
+
+
+def build(architecture: str, config: dict[str, Any]) -> nn.Module:
+    """A freshly initialised network.
+
+    Args:
+        architecture: a name in `ARCHITECTURES`.
+        config: the constructor's arguments.
+
+    Raises:
+        ValueError: unknown architecture, or arguments that it does not take.
+    """
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"unknown architecture {architecture!r}; known: {', '.join(sorted(ARCHITECTURES))}")
+    try:
+        return ARCHITECTURES[architecture](**config)
+    except TypeError as error:
+        raise ValueError(f"architecture {architecture!r} does not take this configuration: {error}") from error

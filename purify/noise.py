@@ -1,0 +1,175 @@
+"""Standard normals that are a pure function of (key, stage, step), and the Brownian motion made from them.
+
+A key is one int64 per image and draw. Nothing is stored and no generator is involved: an image's noise does not depend on the batch it
+sits in, on what was drawn before, or on the device (up to rounding). The bits come from Philox4x32-10 (Salmon et al. 2011, "Parallel
+random numbers: as easy as 1, 2, 3"), a counter-based generator that passes BigCrush: the image's key is Philox's key; stage, step and
+position are its counter.
+"""
+
+import math
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+_MASK = 0xFFFFFFFF
+_ROUNDS = 10
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+
+
+def philox(counter: tuple[Tensor | int, Tensor | int, Tensor | int, Tensor | int], key: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Philox4x32-10 on unsigned 32-bit words kept in int64 tensors; counter words and key words broadcast against each other."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(_ROUNDS):
+        # The int64 products wrap modulo 2^64, which leaves all 64 bits of the 32x32 product in place.
+        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c1, c2, c3 = ((p1 >> 32) & _MASK) ^ c1 ^ k0, p1 & _MASK, ((p0 >> 32) & _MASK) ^ c3 ^ k1, p0 & _MASK
+        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+    return c0, c1, c2, c3
+
+
+def noise_keys(seed: int, image_ids: Tensor, draw: int) -> Tensor:
+    """Keys of one draw for each image: equal arguments give equal noise, anything else independent noise.
+
+    Args:
+        seed: of the experiment, any int64.
+        image_ids: (b,), integers that identify the images, for instance their positions in the test set.
+        draw: number of the draw, from 0.
+
+    Returns:
+        (b,) int64, on the device of `image_ids`.
+    """
+    if image_ids.ndim != 1 or image_ids.is_floating_point() or image_ids.dtype == torch.bool:
+        raise ValueError(f"image_ids must be an integer tensor of shape (b,), got {image_ids.dtype} of shape {tuple(image_ids.shape)}")
+    return derive_keys(image_ids.long(), draw, seed, Purpose.DRAW)
+
+
+class Purpose(IntEnum):
+    """What keys are derived for; keys of different purposes are independent."""
+
+    DRAW = 0
+    FRESH = 1
+    VOTE = 2
+
+
+class Stage(IntEnum):
+    """What the normals of one key are for; normals of different stages are independent."""
+
+    FORWARD = 0
+    INCREMENT = 1
+    AREA = 2
+    BRIDGE = 3
+    BRIDGE_AREA = 4
+
+
+def derive_keys(keys: Tensor, index: int, seed: int, purpose: Purpose) -> Tensor:
+    """(b,) int64 keys that are a pseudo-random function of (key, index mod 2^32, seed, purpose)."""
+    seed_words = tuple(torch.tensor(word, device=keys.device) for word in (seed & _MASK, (seed >> 32) & _MASK))
+    low, high, _, _ = philox((*_words(keys), index & _MASK, int(purpose)), seed_words)
+    return low | (high << 32)
+
+
+def standard_normal(keys: Tensor, stage: int, step: int, shape: tuple[int, ...], dtype: torch.dtype = torch.float32, node: int = 0) -> Tensor:
+    """Independent N(0, 1) numbers for each key.
+
+    Args:
+        keys: (b,) int64.
+        stage: what the numbers are for, in [0, 2^32).
+        step: index within the stage, in [0, 2^32).
+        shape: of one image's numbers.
+        dtype: of the result; the numbers are made in float32 whatever it is.
+        node: index within the step, in [0, 2^32).
+
+    Returns:
+        (b, *shape), on the device of `keys`.
+    """
+    count = math.prod(shape)
+    blocks = -(-count // 4)
+    position = torch.arange(blocks, device=keys.device)
+    low, high = _words(keys)
+    words = philox((position, step & _MASK, stage & _MASK, node & _MASK), (low[:, None], high[:, None]))
+    # Box-Muller: uniforms in (0, 1], so that the logarithm is finite.
+    radius0, angle0, radius1, angle1 = ((word.float() + 0.5) * 2.0**-32 for word in words)
+    normals = []
+    for radius, angle in ((radius0, angle0), (radius1, angle1)):
+        r, phi = radius.log().mul_(-2).sqrt_(), angle.mul_(2 * math.pi)
+        normals += [r * phi.cos(), r * phi.sin()]
+    return torch.cat(normals, dim=1)[:, :count].reshape(len(keys), *shape).to(dtype)
+
+
+def _words(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """The low and high 32 bits of int64 keys."""
+    return keys & _MASK, (keys >> 32) & _MASK
+
+
+class KeyedBrownian:
+    """A Brownian motion W per key over step time [0, steps], in the form that torchsde asks for.
+
+    The increment over [i, i + 1] is `standard_normal(keys, Stage.INCREMENT, i)`. Inside a step the path follows by Levy's construction on
+    dyadic times, conditioned on the increment and on the space-time area (Foster, Lyons & Oberhauser 2020, arXiv 1905.09142, theorem 6.1);
+    between the finest dyadic times it is linear. So every interval is answered consistently, in any order and direction, with nothing stored.
+
+    Args:
+        keys: (b,) int64.
+        size: numbers per image.
+        dtype: of the answers.
+    """
+
+    levy_area_approximation = "space-time"
+    _DEPTH = 16
+
+    def __init__(self, keys: Tensor, size: int, dtype: torch.dtype):
+        self.keys = keys
+        self.shape = torch.Size((len(keys), size))
+        self.dtype = dtype
+        self.device = keys.device
+        self.queries = 0
+
+    def __call__(self, ta: Tensor | float, tb: Tensor | float, return_U: bool = False, return_A: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """W(tb) - W(ta), and with `return_U` also the integral of W(s) - W(ta) over s in [ta, tb]; (b, size) each."""
+        if return_A:
+            raise NotImplementedError("the Levy area between channels is not available: the noise here is additive")
+        self.queries += 1
+        start, end = float(ta), float(tb)
+        w = area = torch.zeros((), dtype=self.dtype, device=self.device)
+        for step in range(math.floor(start), math.ceil(end)):
+            a, b = max(start - step, 0.0), min(end - step, 1.0)
+            increment, integral = self._within(step, a, b, return_U)
+            area = area + (b - a) * w + integral
+            w = w + increment
+        return (w, area) if return_U else w
+
+    def _within(self, step: int, a: float, b: float, with_area: bool) -> tuple[Tensor, Tensor | float]:
+        """Increment over [step + a, step + b] and the integral of W(s) - W(step + a) over it."""
+        if (a, b) == (0.0, 1.0):
+            w = self._normal(Stage.INCREMENT, step)
+            return w, (w / 2 + self._normal(Stage.AREA, step) / math.sqrt(12) if with_area else 0.0)
+        w_a, integral_a = self._value(step, a)
+        w_b, integral_b = self._value(step, b)
+        return w_b - w_a, integral_b - integral_a - (b - a) * w_a
+
+    def _value(self, step: int, r: float) -> tuple[Tensor, Tensor]:
+        """W(step + r) - W(step), and its integral from step to step + r."""
+        w, h = self._normal(Stage.INCREMENT, step), self._normal(Stage.AREA, step) / math.sqrt(12)
+        left_w, left_integral = torch.zeros_like(w), torch.zeros_like(w)
+        left, length, node = 0.0, 1.0, 1
+        while left < r < left + length and node < 2**self._DEPTH:
+            z = math.sqrt(length) / 4 * self._normal(Stage.BRIDGE, step, node)
+            q = math.sqrt(length / 48) * self._normal(Stage.BRIDGE_AREA, step, node)
+            w1, h1, h2 = w / 2 + 1.5 * h + z, h / 4 - z / 2 + q, h / 4 - z / 2 - q
+            length /= 2
+            if r < left + length:
+                w, h, node = w1, h1, 2 * node
+            else:
+                left_integral = left_integral + length * (left_w + w1 / 2 + h1)
+                left_w = left_w + w1
+                left, w, h, node = left + length, w - w1, h2, 2 * node + 1
+        if r >= left + length:
+            return left_w + w, left_integral + length * (left_w + w / 2 + h)
+        along = (r - left) / length
+        return left_w + along * w, left_integral + (r - left) * (left_w + along * w / 2)
+
+    def _normal(self, stage: Stage, step: int, node: int = 0) -> Tensor:
+        return standard_normal(self.keys, stage, step, tuple(self.shape[1:]), self.dtype, node)

@@ -1,0 +1,92 @@
+"""DiffPure (Nie et al., ICML 2022, arXiv 2205.07460)."""
+
+from torch import Tensor
+
+from purify import gradients
+from purify.gradients import GradientMode
+from purify.noise import Stage, standard_normal
+from purify.purifiers.base import Purifier
+from purify.score import ScoreModel
+from purify.sde import Grid, ReverseSDE, time_grid
+from purify.solvers import SOLVERS
+from purify.solvers.torchsde import METHODS
+
+
+class DiffPure(Purifier):
+    """Diffuses the image to t_star in closed form, then integrates the reverse SDE back to t_end (algorithm of section 3.1).
+
+    Args:
+        score: the score model.
+        t_star: time to diffuse to, in (0, score.t_max].
+        steps: network evaluations on the way back.
+        gradient: "exact", "backprop", "adjoint" or "bpda"; see `purify.gradients`.
+        solver: "torchsde".
+        method: the solver's method: "euler", "milstein", or "srk" (three evaluations a step).
+        eta: share of the noise on the way back: 1 the reverse SDE, 0 the probability-flow ODE.
+        t_end: where to stop, in (0, t_star); the score is singular at 0.
+        grid: "uniform" steps as published, or "quadratic", better for few steps.
+        seed: of the fresh randomness of calls without keys.
+
+    Raises:
+        ValueError: an argument out of range or unknown, at construction.
+    """
+
+    def __init__(
+        self,
+        score: ScoreModel,
+        t_star: float = 0.1,
+        steps: int = 100,
+        gradient: GradientMode = "exact",
+        solver: str = "torchsde",
+        *,
+        method: str = "euler",
+        eta: float = 1.0,
+        t_end: float = 1e-5,
+        grid: Grid = "uniform",
+        seed: int = 0,
+    ):
+        super().__init__(score, seed)
+        if not 0 < t_star <= 1:
+            raise ValueError(f"t_star must lie in (0, 1], got {t_star}")
+        if t_star > score.t_max:
+            raise ValueError(f"t_star={t_star} is beyond t_max={score.t_max}, the largest time that the score network was trained on")
+        if not 0 < t_end < t_star:
+            raise ValueError(f"t_end must lie in (0, t_star={t_star}), got {t_end}")
+        if not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"steps must be a positive integer, got {steps!r}")
+        if not eta >= 0:
+            raise ValueError(f"eta must be at least 0, got {eta}")
+        _choose("gradient", gradient, gradients.MODES)
+        _choose("solver", solver, SOLVERS)
+        _choose("method", method, METHODS)
+        _choose("grid", grid, ("uniform", "quadratic"))
+        if steps % METHODS[method]:
+            raise ValueError(f"steps counts network evaluations, {METHODS[method]} a step with method={method!r}: {steps} is not a multiple")
+        if method == "srk" and (grid != "uniform" or gradient == "adjoint"):
+            raise ValueError('method="srk" needs grid="uniform" (it evaluates both ends of a step) and has no adjoint in torchsde')
+        self.t_star = t_star
+        self.steps = steps
+        self.gradient = gradient
+        self.solver_name = solver
+        self.method = method
+        self.eta = eta
+        self.t_end = t_end
+        self.grid = grid
+
+    def purify(self, x: Tensor, keys: Tensor) -> Tensor:
+        """See `Purifier.purify`."""
+        noise = standard_normal(keys, Stage.FORWARD, 0, tuple(x.shape[1:]), x.dtype)
+        times = time_grid(self.t_star, self.t_end, self.steps // METHODS[self.method], self.grid)
+        solver = SOLVERS[self.solver_name](ReverseSDE(self.score, times, self.eta), self.method)
+        return gradients.solve(solver, self.score.diffuse(x, noise, self.t_star), keys, self.gradient)
+
+    def extra_repr(self) -> str:
+        return (
+            f"t_star={self.t_star}, steps={self.steps}, gradient={self.gradient!r}, solver={self.solver_name!r}, "
+            f"method={self.method!r}, eta={self.eta}, t_end={self.t_end}, grid={self.grid!r}"
+        )
+
+
+def _choose(name: str, value: str, known: object) -> None:
+    if value not in known:  # type: ignore[operator]
+        raise ValueError(f"{name}={value!r} is not one of {', '.join(known)}")  # type: ignore[arg-type]

@@ -1,0 +1,27 @@
+"""Ways to integrate the reverse process, by name. A solver is what `Solver` says; gradient modes are the business of `purify.gradients`."""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from purify.solvers.torchsde import TorchSDE
+
+
+class Solver(Protocol):
+    """A fixed sequence of steps x_{i+1} = step(i, x_i), replayable from keys."""
+
+    steps: int
+
+    def step(self, index: int, x: Tensor, keys: Tensor) -> Tensor:
+        """One step from the state `x` (b, c, h, w), differentiable in it."""
+
+    def solve(self, x: Tensor, keys: Tensor) -> Tensor:
+        """All steps: the same values as `step` after `step`, differentiable by keeping every graph."""
+
+    def solve_adjoint(self, x: Tensor, keys: Tensor) -> Tensor:
+        """The same values with a continuous adjoint as the gradient. Raises ValueError where there is none."""
+
+
+SOLVERS = {"torchsde": TorchSDE}
+
+__all__ = ["SOLVERS", "Solver", "TorchSDE"]
