@@ -1,0 +1,72 @@
+"""Weights with a description of what they are, in one safetensors file.
+
+The description is JSON under the metadata key "purify"; nothing in the file is executed. Weights may be stored in half precision; they
+come back as float32.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+METADATA_KEY = "purify"
+
+
+class CheckpointError(ValueError):
+    """A weight file that cannot be used; the message names the file and says why."""
+
+
+def save(path: str | os.PathLike[str], module: nn.Module, description: dict[str, Any], dtype: torch.dtype = torch.float16) -> None:
+    """Writes the module's state, floating-point tensors as `dtype`, beside `description`; an existing file is replaced atomically."""
+    state = {name: t.detach().to("cpu", dtype if t.is_floating_point() else t.dtype).contiguous() for name, t in module.state_dict().items()}
+    path = Path(path)
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        save_file(state, temporary, metadata={METADATA_KEY: json.dumps(description)})
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The description and the tensors of a file written by `save`.
+
+    Args:
+        path: the file.
+        kind: what `description["kind"]` must be.
+
+    Raises:
+        CheckpointError: no such file, not a whole safetensors file, not written by `save`, of another kind, or NaN or infinity among the
+            weights.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"no weight file at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if METADATA_KEY not in metadata:
+                raise CheckpointError(f"{path} has no {METADATA_KEY!r} description in its metadata: it was not written by this package")
+            description = json.loads(metadata[METADATA_KEY])
+            if description.get("kind") != kind:
+                raise CheckpointError(f"{path} holds a {description.get('kind')!r}, expected a {kind!r}")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise CheckpointError(f"{path}: tensor {name!r} holds NaN or infinity")
+    return description, {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+
+
+def load_weights(module: nn.Module, tensors: dict[str, Tensor], path: str | os.PathLike[str]) -> None:
+    """Strictly loads `tensors` into `module`. Raises CheckpointError that lists missing, unexpected and misshapen tensors."""
+    try:
+        module.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: the weights do not fit the architecture that the file names: {error}") from error
