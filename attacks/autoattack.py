@@ -1,0 +1,105 @@
+"""The official AutoAttack (Croce & Hein 2020, arXiv 2003.01690), from the package `pyautoattack`, behind this package's interface."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from attacks.checks import check_inputs
+from attacks.eot import call
+from attacks.randomness import default_keys, mix
+from attacks.threat import Threat
+
+ATTACKS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
+_SEED_LIMIT = 2**31
+
+
+@dataclass(frozen=True)
+class AutoAttack:
+    """The official code, unchanged: "standard" (APGD-CE, APGD-T, FAB-T, Square), "rand" (APGD-CE and APGD-DLR with EOT 20), or "custom".
+
+    It knows nothing of keys and judges random models by single draws, for its step control and for the images it keeps; its own verdict
+    on a random defence is therefore not used here: judge the images it returns by fresh draws.
+
+    Args:
+        threat: `Linf` or `L2`.
+        version: "standard", "rand" or "custom".
+        attacks: for "custom", the attacks in order, from `ATTACKS`.
+        iterations: for "custom", steps of APGD and FAB.
+        eot: for "custom", draws per gradient of APGD.
+        queries: for "custom", Square's queries.
+        batch_size: images of one call of the official code.
+    """
+
+    threat: Threat
+    version: Literal["standard", "rand", "custom"] = "standard"
+    attacks: tuple[str, ...] = ()
+    iterations: int = 100
+    eot: int = 1
+    queries: int = 5000
+    batch_size: int = 128
+
+    def __post_init__(self) -> None:
+        if self.version not in ("standard", "rand", "custom"):
+            raise ValueError(f"version={self.version!r} is not one of standard, rand, custom")
+        if (self.version == "custom") != bool(self.attacks):
+            raise ValueError(f'attacks go with version="custom" and only with it, got version={self.version!r}, attacks={self.attacks}')
+        if self.version != "custom" and (self.iterations, self.eot, self.queries) != (100, 1, 5000):
+            raise ValueError(f'iterations, eot and queries are fixed by version={self.version!r}; change them with version="custom"')
+        for name in self.attacks:
+            if name not in ATTACKS:
+                raise ValueError(f"attacks: {name!r} is not one of {', '.join(ATTACKS)}")
+        for name in ("iterations", "eot", "queries", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be a positive integer, got {getattr(self, name)!r}")
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, keys: Tensor | None = None, progress: Callable[[int, int], None] | None = None) -> Tensor:
+        """Adversarial images (b, c, h, w); an image that the official code did not break comes back unchanged.
+
+        Arguments as for `PGD`. The keys seed the official code and the model's draws; the draw of one call depends on all calls before it,
+        so results repeat for the same batch but depend on the batch.
+        """
+        from pyautoattack import AutoAttack as Official  # not needed by the other attacks
+
+        check_inputs(x, y, keys)
+        keys = default_keys(len(x), x.device) if keys is None else keys
+        seed = int(mix(keys.sum())) % _SEED_LIMIT
+        with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):  # the official code seeds torch globally
+            official = Official(
+                _FreshDraws(model, seed),
+                norm=type(self.threat).__name__,
+                eps=self.threat.epsilon,
+                seed=seed,
+                device=x.device,
+                version=self.version,
+                attacks=list(self.attacks) or None,
+            )
+            if self.version == "custom":
+                self._shorten(official)
+            x_adv, _ = official.run_standard_evaluation(x, y, batch_size=self.batch_size)
+        if progress is not None:
+            progress(1, 1)
+        return self.threat.project(x_adv.detach(), x)
+
+    def _shorten(self, official: object) -> None:
+        for part in (official.apgd, official.apgd_targeted, official.fab):  # type: ignore[attr-defined]
+            part.n_iter = self.iterations
+        official.apgd.n_restarts = official.fab.n_restarts = 1  # type: ignore[attr-defined]
+        official.apgd.eot_iter = official.apgd_targeted.eot_iter = self.eot  # type: ignore[attr-defined]
+        official.square.n_queries = self.queries  # type: ignore[attr-defined]
+
+
+class _FreshDraws(nn.Module):
+    """The model with new keys at every call, counted from a seed."""
+
+    def __init__(self, model: nn.Module, seed: int):
+        super().__init__()
+        self.model = model
+        self.seed = seed
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return call(self.model, x, mix(torch.arange(len(x), device=x.device), self.seed, self.calls))
