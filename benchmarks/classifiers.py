@@ -1,0 +1,103 @@
+"""Classifiers by name. Each maps images in [0, 1] to logits and owns its preprocessing."""
+
+import os
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from purify.zoo import checkpoint
+from purify.zoo.checkpoint import CheckpointError
+
+KIND = "classifier"
+_SUFFIX = ".classifier.safetensors"
+
+
+class _Block(nn.Module):
+    """He et al.'s basic residual block (2016, arXiv 1512.03385)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.skip: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.skip = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.skip(x) + self.norm2(self.conv2(h)))
+
+
+class SmallResNet(nn.Module):
+    """A residual network for small images.
+
+    Args:
+        channels: of the images.
+        classes: number of logits.
+        widths: one residual block each; all but the first halve the resolution.
+        mean, std: per-channel normalisation of images in [0, 1], part of the model.
+    """
+
+    def __init__(self, channels: int, classes: int, widths: tuple[int, ...] = (32, 64, 128), mean: float = 0.5, std: float = 0.25):
+        super().__init__()
+        self.mean, self.std = mean, std
+        self.stem = nn.Sequential(nn.Conv2d(channels, widths[0], 3, padding=1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU())
+        inputs = [widths[0], *widths[:-1]]
+        self.blocks = nn.Sequential(*(_Block(i, o, 1 if n == 0 else 2) for n, (i, o) in enumerate(zip(inputs, widths, strict=True))))
+        self.head = nn.Linear(widths[-1], classes)
+        self.to(memory_format=torch.channels_last)  # the faster layout on CPUs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (b, channels, h, w), float, in [0, 1] -> logits (b, classes)."""
+        h = self.blocks(self.stem((x - self.mean) / self.std))
+        return self.head(h.mean((2, 3)))
+
+
+ARCHITECTURES: dict[str, type[nn.Module]] = {"small_resnet": SmallResNet}
+
+
+def packaged_classifiers() -> dict[str, Path]:
+    """Name -> file of the classifiers that come with the package."""
+    folder = Path(str(resources.files("benchmarks") / "data"))
+    return {file.name.removesuffix(_SUFFIX): file for file in sorted(folder.glob("*" + _SUFFIX))}
+
+
+def load_classifier(name_or_path: str | os.PathLike[str]) -> nn.Module:
+    """A frozen classifier in evaluation mode on the CPU: images in [0, 1] -> logits.
+
+    Args:
+        name_or_path: a packaged name ("fashion-mnist"), or the path of a file written by `purify train`.
+
+    Raises:
+        CheckpointError: unknown name, or a file that cannot be used.
+    """
+    packaged = packaged_classifiers()
+    path = packaged.get(str(name_or_path), Path(name_or_path))
+    if not path.exists() and path.suffix != ".safetensors":
+        raise CheckpointError(f"no classifier {str(name_or_path)!r}: packaged are {', '.join(packaged) or 'none'}; else give a .safetensors path")
+    description, tensors = checkpoint.read(path, KIND)
+    model = build(description["architecture"], description["config"])
+    checkpoint.load_weights(model, tensors, path)
+    return model.requires_grad_(False).eval()
+
+
+def build(architecture: str, config: dict[str, Any]) -> nn.Module:
+    """A freshly initialised classifier. Raises ValueError for an unknown architecture or arguments that it does not take."""
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"unknown classifier architecture {architecture!r}; known: {', '.join(sorted(ARCHITECTURES))}")
+    try:
+        return ARCHITECTURES[architecture](**config)
+    except TypeError as error:
+        raise ValueError(f"architecture {architecture!r} does not take this configuration: {error}") from error
+
+
+def save_classifier(path: str | os.PathLike[str], model: nn.Module, architecture: str, config: dict[str, Any], provenance: dict[str, Any]) -> None:
+    """Writes a classifier built by `build(architecture, config)`, in half precision."""
+    description = {"kind": KIND, "architecture": architecture, "config": config, "provenance": provenance}
+    checkpoint.save(path, model, description)

@@ -1,0 +1,145 @@
+"""Configurations: YAML files, checked before any work starts.
+
+A file may name a parent in `extends:` (a path relative to itself); its own values override the parent's, section by section.
+"""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+Config = TypeVar("Config", bound="Section")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the key, what came and what was expected."""
+
+
+class Section(BaseModel):
+    """Base of all configuration sections: immutable, and unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def configs_folder() -> Path:
+    """The folder of the configurations that come with the package: in a wheel beside this file, in a checkout beside the packages."""
+    here = Path(__file__).parent
+    return here / "configs" if (here / "configs").is_dir() else here.parent / "configs"
+
+
+def find(config: str) -> Path:
+    """A path that exists, or a name below `configs_folder()` with or without `.yaml`. Raises ConfigError that lists the known names."""
+    shipped = configs_folder()
+    for path in (Path(config), shipped / config, shipped / f"{config}.yaml", shipped / config.removeprefix("configs/")):
+        if path.is_file():
+            return path
+    known = sorted(str(p.relative_to(shipped).with_suffix("")) for p in shipped.rglob("*.yaml"))
+    raise ConfigError(f"no configuration {config!r}: neither a file nor one of {', '.join(known)}{_nearest(config, known)}")
+
+
+def load(kind: type[Config], config: str, overrides: list[str] | None = None) -> Config:
+    """Reads, merges and checks a configuration.
+
+    Args:
+        kind: the model to check against.
+        config: see `find`.
+        overrides: "dotted.key=value" strings, the value in YAML.
+
+    Raises:
+        ConfigError: anything wrong with the file, a key or a value.
+    """
+    values = _read(find(config))
+    for override in overrides or []:
+        key, separator, text = override.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"--set takes key=value, got {override!r}")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {key}: {text!r} is not YAML: {error}") from error
+        _set(values, key, value)
+    return validate(kind, values)
+
+
+def validate(kind: type[Config], values: dict[str, Any]) -> Config:
+    """`kind` from plain values. Raises ConfigError with one line for each problem."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(kind, problem) for problem in error.errors())) from None
+
+
+def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise ConfigError(f"{path}: `extends` goes round in a circle")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} is not a readable YAML file: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold a mapping of sections, got {type(values).__name__}")
+    parent = values.pop("extends", None)
+    if parent is None:
+        return values
+    parent_path = path.parent / str(parent)
+    if not parent_path.is_file():
+        raise ConfigError(f"{path}: extends {parent!r}, but there is no file {parent_path}")
+    return _merge(_read(parent_path, (*seen, path.resolve())), values)
+
+
+def _merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in update.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    """Sets `values[a][b][0]...` for the dotted key a.b.0, making sections that are not there."""
+    node: Any = values
+    *parents, last = key.split(".")
+    try:
+        for part in parents:
+            node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
+        node[int(last) if isinstance(node, list) else last] = value
+    except (AttributeError, IndexError, TypeError, ValueError):
+        raise ConfigError(f"--set {key}: there is nothing at this key to set a value in") from None
+
+
+def _explain(kind: type[BaseModel], problem: Any) -> str:
+    location = problem["loc"]
+    name = ".".join(str(part) for part in location)
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {name!r}{_nearest(str(location[-1]), _known_keys(kind, location[:-1]))}"
+    if problem["type"] == "missing":
+        return f"missing key {name!r}"
+    return f"{name}: {problem['msg'].removeprefix('Value error, ')}, got {problem['input']!r}"
+
+
+def _known_keys(kind: Any, location: tuple[Any, ...]) -> list[str]:
+    """The keys of the section that `location` leads to, looking through lists and unions."""
+    sections = [kind]
+    for part in location:
+        fields = [s.model_fields[part].annotation for s in sections if part in s.model_fields]
+        sections = [s for annotation in fields for s in _sections_in(annotation)] or sections
+    return [key for section in sections for key in section.model_fields]
+
+
+def _sections_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [s for argument in getattr(annotation, "__args__", ()) for s in _sections_in(argument)]
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else (f"; known here: {', '.join(known)}" if known and len(known) < 20 else "")
+
+
+def dump(config: Section, path: str | os.PathLike[str]) -> None:
+    """Writes the complete configuration, defaults included, as YAML that `load` reads back."""
+    Path(path).write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))

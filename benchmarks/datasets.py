@@ -1,0 +1,110 @@
+"""Images and labels by name. All data sets come as uint8 images (n, c, h, w) and int64 labels (n,)."""
+
+import gzip
+import os
+import shutil
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FASHION_MNIST_CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+_DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+
+
+class DatasetError(ValueError):
+    """A data set that is not there or not usable; the message says how to get it."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """`images` (n, c, h, w) uint8, `labels` (n,) int64, and the class names in label order."""
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def as_floats(images: Tensor) -> Tensor:
+    """uint8 in [0, 255] -> float32 in [0, 1]."""
+    return images.float() / 255
+
+
+def load(name: str, root: str | None = None) -> Dataset:
+    """A data set by name.
+
+    Args:
+        name: "fashion-mnist-embedded" (the first 1,000 test images, packaged), "fashion-mnist-train" or "fashion-mnist-test".
+        root: where the files of data sets that are not packaged lie. For Fashion-MNIST: the folder that torchvision uses (with
+            FashionMNIST/raw inside), or one with the four official files. Default: the environment variable PURIFY_DATA, then Debian's
+            package dataset-fashion-mnist.
+
+    Raises:
+        DatasetError: unknown name, or files missing.
+    """
+    match name:
+        case "fashion-mnist-embedded":
+            return _embedded_fashion_mnist()
+        case "fashion-mnist-train" | "fashion-mnist-test":
+            return _fashion_mnist(name.endswith("train"), root)
+    raise DatasetError(f"unknown data set {name!r}; known: fashion-mnist-embedded, fashion-mnist-train, fashion-mnist-test")
+
+
+def _embedded_fashion_mnist() -> Dataset:
+    file = resources.files("benchmarks") / "data" / "fashion_mnist_test_first1000.npz"
+    with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+        images, labels = torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"].astype(np.int64))
+    return Dataset(images, labels, FASHION_MNIST_CLASSES)
+
+
+def _fashion_mnist(train: bool, root: str | None) -> Dataset:
+    from torchvision.datasets import FashionMNIST  # a slow import that the embedded data do not need
+
+    raw = _find_fashion_mnist(root)
+    if raw.name != "raw":
+        raw = _unpack_fashion_mnist(raw)
+    data = FashionMNIST(str(raw.parents[1]), train=train)
+    return Dataset(data.data[:, None], data.targets.long(), FASHION_MNIST_CLASSES)
+
+
+_FASHION_MNIST_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+
+def _find_fashion_mnist(root: str | None) -> Path:
+    """A folder FashionMNIST/raw with the plain files, else any folder with the plain or gzipped files."""
+    given = root or os.environ.get("PURIFY_DATA")
+    candidates = [Path(given) / "FashionMNIST" / "raw", Path(given)] if given else [_DEBIAN_FASHION_MNIST]
+    for folder in candidates:
+        if all((folder / f).is_file() or (folder / f"{f}.gz").is_file() for f in _FASHION_MNIST_FILES):
+            return folder
+    raise DatasetError(
+        f"Fashion-MNIST is not at {' or '.join(map(str, candidates))}. Get it with `apt install dataset-fashion-mnist` on Debian or Ubuntu, or "
+        "with torchvision.datasets.FashionMNIST(FOLDER, download=True) and data.root=FOLDER (or the environment variable PURIFY_DATA=FOLDER)."
+    )
+
+
+def _unpack_fashion_mnist(source: Path) -> Path:
+    """Unpacks the official files once into the user's cache, in torchvision's layout."""
+    raw = cache_folder() / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    for name in _FASHION_MNIST_FILES:
+        target = raw / name
+        if target.is_file():
+            continue
+        packed = source / f"{name}.gz"
+        temporary = target.with_name(f"{name}.{os.getpid()}.partial")
+        with gzip.open(packed, "rb") if packed.is_file() else open(source / name, "rb") as stream, open(temporary, "wb") as out:
+            shutil.copyfileobj(stream, out)
+        os.replace(temporary, target)
+    return raw
+
+
+def cache_folder() -> Path:
+    """Where files that can be made again are kept: $XDG_CACHE_HOME/purify, by default ~/.cache/purify."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "purify"

@@ -1,0 +1,74 @@
+"""Intervals and paired comparisons of accuracies."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+_Z95 = 1.959963984540054
+_RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An accuracy in [0, 1] with its 95 % interval over images."""
+
+    value: float
+    ci95: tuple[float, float]
+
+    def as_dict(self) -> dict[str, object]:
+        return {"value": self.value, "ci95": list(self.ci95)}
+
+    def __str__(self) -> str:
+        return f"{100 * self.value:.1f} [{100 * self.ci95[0]:.1f}, {100 * self.ci95[1]:.1f}]"
+
+
+def wilson(right: int, total: int) -> Estimate:
+    """A proportion with Wilson's score interval (1927)."""
+    p, z2 = right / total, _Z95**2
+    centre = (p + z2 / (2 * total)) / (1 + z2 / total)
+    half = _Z95 / (1 + z2 / total) * math.sqrt(p * (1 - p) / total + z2 / (4 * total**2))
+    return Estimate(p, (max(0.0, centre - half), min(1.0, centre + half)))
+
+
+def bootstrap_mean(values: np.ndarray, seed: int = 0) -> Estimate:
+    """The mean of per-image accuracies (n,) in [0, 1] with a percentile bootstrap interval over images.
+
+    Where all images agree on 0 or 1 the bootstrap has no spread and would claim certainty; Wilson's interval is given there.
+    """
+    mean = float(values.mean())
+    if mean in (0.0, 1.0):
+        return wilson(round(mean * len(values)), len(values))
+    means = _resampled_means(values, seed)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Estimate(mean, (float(low), float(high)))
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Mean of per-image differences, its bootstrap interval, and the p-value of a two-sided sign-flip test (differences symmetric about 0)."""
+
+    value: float
+    ci95: tuple[float, float]
+    p_value: float
+
+    def as_dict(self) -> dict[str, object]:
+        return {"value": self.value, "ci95": list(self.ci95), "p_value": self.p_value}
+
+
+def paired_difference(first: np.ndarray, second: np.ndarray, seed: int = 0) -> PairedDifference:
+    """first - second for per-image accuracies (n,) of the same images."""
+    if first.shape != second.shape:
+        raise ValueError(f"paired values need the same images, got {first.shape} and {second.shape}")
+    differences = first - second
+    low, high = np.quantile(_resampled_means(differences, seed), [0.025, 0.975])
+    signs = np.random.default_rng(seed + 1).integers(0, 2, (_RESAMPLES, len(differences))) * 2 - 1
+    null = np.abs((signs * differences).mean(1))
+    observed = abs(differences.mean())
+    p_value = (1 + int((null >= observed - 1e-12).sum())) / (1 + _RESAMPLES)
+    return PairedDifference(float(differences.mean()), (float(low), float(high)), p_value)
+
+
+def _resampled_means(values: np.ndarray, seed: int) -> np.ndarray:
+    rows = np.random.default_rng(seed).integers(0, len(values), (_RESAMPLES, len(values)))
+    return values[rows].mean(1)
