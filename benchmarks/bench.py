@@ -1,0 +1,326 @@
+"""`purify bench`: one configuration, one folder, one table.
+
+A folder holds config.yaml, summary.json, images.jsonl (one line per image and row), batches/ (what is done so far, with the adversarial
+images), and figures. Every batch is stored as it is finished, so an interrupted run goes on with what it has.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BeforeValidator, Field, model_validator
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import attacks
+from benchmarks import classifiers, config, datasets
+from benchmarks.config import ConfigError, Section
+from benchmarks.evaluate import ATTACK_DRAW, Attack, Evaluation, evaluate_batches
+from benchmarks.runs import RunError, environment, peak_memory, progress_bar, write_text
+from benchmarks.statistics import paired_difference
+from purify import DefendedClassifier, DiffPure, load_score_model
+from purify.gradients import GradientMode
+
+SCHEMA = 1
+
+
+def _fraction(value: object) -> object:
+    """Accepts "8/255" where a number is expected."""
+    if isinstance(value, str) and value.count("/") == 1:
+        numerator, denominator = value.split("/")
+        try:
+            return float(numerator) / float(denominator)
+        except (ValueError, ZeroDivisionError):
+            return value
+    return value
+
+
+class DataConfig(Section):
+    """Images `first` .. `first + images - 1` of a data set."""
+
+    name: str
+    images: int = Field(gt=0)
+    first: int = Field(0, ge=0)
+    root: str | None = None
+
+
+class PurifierConfig(Section):
+    """See `purify.DiffPure`, which checks the values."""
+
+    scheme: Literal["diffpure"] = "diffpure"
+    t_star: float
+    steps: int
+    gradient: GradientMode = "exact"
+    solver: str = "torchsde"
+    method: str = "euler"
+    eta: float = 1.0
+    t_end: float = 1e-5
+    grid: Literal["uniform", "quadratic"] = "uniform"
+
+
+class ThreatConfig(Section):
+    """`epsilon` for images in [0, 1], as a number or a fraction such as 8/255."""
+
+    norm: Literal["Linf", "L2"]
+    epsilon: Annotated[float, BeforeValidator(_fraction)] = Field(gt=0)
+
+    def build(self) -> attacks.Threat:
+        return {"Linf": attacks.Linf, "L2": attacks.L2}[self.norm](self.epsilon)
+
+
+class AttackConfig(Section):
+    """What all attacks have. `gradient` lets the attack differentiate the purifier in another mode than the deployed one."""
+
+    name: str = ""
+    threat: ThreatConfig
+    gradient: GradientMode | None = None
+    models: tuple[Literal["undefended", "defended"], ...] = ("undefended", "defended")
+
+
+class PGDConfig(AttackConfig):
+    """See `attacks.PGD`."""
+
+    kind: Literal["pgd"]
+    steps: int = Field(20, gt=0)
+    eot: int = Field(1, gt=0)
+    step_size: Annotated[float | None, BeforeValidator(_fraction)] = Field(None, gt=0)
+    loss: Literal["ce", "margin"] = "ce"
+    restarts: int = Field(1, gt=0)
+    random_start: bool = True
+    batch_size: int = Field(256, gt=0)
+
+    def build(self, random_model: bool) -> Attack:
+        eot = self.eot if random_model else 1  # the draws of a deterministic model are all alike
+        return attacks.PGD(self.threat.build(), self.steps, eot, self.step_size, self.loss, self.restarts, self.random_start, self.batch_size)
+
+    def facts(self, random_model: bool) -> dict[str, Any]:
+        return {"iterations": self.steps, "eot": self.eot if random_model else 1, "restarts": self.restarts, "loss": self.loss}
+
+
+class AutoAttackConfig(AttackConfig):
+    """See `attacks.AutoAttack`."""
+
+    kind: Literal["autoattack"]
+    version: Literal["standard", "rand", "custom"] = "standard"
+    attacks: tuple[str, ...] = ()
+    iterations: int = Field(100, gt=0)
+    eot: int = Field(1, gt=0)
+    queries: int = Field(5000, gt=0)
+    batch_size: int = Field(128, gt=0)
+
+    def build(self, random_model: bool) -> Attack:
+        del random_model
+        return attacks.AutoAttack(self.threat.build(), self.version, self.attacks, self.iterations, self.eot, self.queries, self.batch_size)
+
+    def facts(self, random_model: bool) -> dict[str, Any]:
+        del random_model
+        return {"iterations": self.iterations, "eot": 20 if self.version == "rand" else self.eot, "restarts": 1, "version": self.version}
+
+
+class BenchConfig(Section):
+    """One experiment: a defence, images, and attacks on both the bare and the defended classifier."""
+
+    seed: int = 0
+    data: DataConfig
+    classifier: str
+    score: str
+    purifier: PurifierConfig
+    draws: int = Field(8, gt=0)
+    batch_size: int = Field(64, gt=0)
+    attacks: tuple[Annotated[PGDConfig | AutoAttackConfig, Field(discriminator="kind")], ...]
+    pictures: int = Field(8, ge=0)
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> "BenchConfig":
+        names = [attack_name(attack) for attack in self.attacks]
+        repeated = sorted({name for name in names if names.count(name) > 1 or name == "none"})
+        if repeated:
+            raise ValueError(f"every attack needs a name of its own, repeated or reserved: {', '.join(repeated)}; give `name:`")
+        if any(not name.replace("-", "").replace("_", "").replace(".", "").isalnum() for name in names):
+            raise ValueError(f"attack names are file names, of letters, digits, '-', '_' and '.': {', '.join(names)}")
+        return self
+
+
+def attack_name(attack: AttackConfig) -> str:
+    return attack.name or attack.kind  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: which model is judged under which attack."""
+
+    model_name: str
+    model: nn.Module
+    attack_config: PGDConfig | AutoAttackConfig | None = None
+    attack: Attack | None = None
+    attack_model: nn.Module | None = None
+
+    @property
+    def attack_name(self) -> str:
+        return "none" if self.attack_config is None else attack_name(self.attack_config)
+
+
+class Bench:
+    """A checked experiment, ready to run.
+
+    Args:
+        settings: the configuration.
+        device: where the models run.
+
+    Raises:
+        ConfigError, CheckpointError, DatasetError, ValueError: anything that cannot work, before any work starts.
+    """
+
+    def __init__(self, settings: BenchConfig, device: torch.device):
+        self.settings = settings
+        self.device = device
+        data = datasets.load(settings.data.name, settings.data.root)
+        first, count = settings.data.first, settings.data.images
+        if first + count > len(data):
+            raise ConfigError(f"data.images={count} from data.first={first}: {settings.data.name!r} has {len(data)} images")
+        self.classes = data.classes
+        self.image_ids = torch.arange(first, first + count)
+        self.x = datasets.as_floats(data.images[first : first + count]).to(device)
+        self.y = data.labels[first : first + count].to(device)
+        self.classifier = classifiers.load_classifier(settings.classifier).to(device)
+        self.score = load_score_model(settings.score).to(device)
+        channels = self.score.image_shape[0] if self.score.image_shape else self.x.shape[1]
+        if channels != self.x.shape[1]:
+            raise ConfigError(f"score={settings.score!r} takes images of {channels} channels, data.name={settings.data.name!r} has {self.x.shape[1]}")
+        self.defended = self._defended()
+        self.rows = list(self._rows())
+
+    def _defended(self, gradient: GradientMode | None = None) -> DefendedClassifier:
+        arguments = self.settings.purifier.model_dump(exclude={"scheme"})
+        if gradient is not None:
+            arguments["gradient"] = gradient
+        return DefendedClassifier(DiffPure(self.score, **arguments, seed=self.settings.seed), self.classifier)
+
+    def _rows(self) -> Iterable[Row]:
+        models: dict[str, nn.Module] = {"undefended": self.classifier, "defended": self.defended}
+        for name, model in models.items():
+            yield Row(name, model)
+            for attack in self.settings.attacks:
+                if name in attack.models and not (name == "undefended" and attack.gradient is not None):
+                    attack_model = self._defended(attack.gradient) if attack.gradient is not None else model
+                    yield Row(name, model, attack, attack.build(name == "defended"), attack_model)
+
+    def run(self, out: Path, say: Callable[[str], None]) -> tuple[dict[str, Any], list[tuple[Row, Evaluation]]]:
+        """Measures every row that `out` does not hold yet; returns the summary and what it was made from. `say` gets a line per row."""
+        (out / "batches").mkdir(exist_ok=True)
+        done: list[tuple[Row, Evaluation]] = []
+        total = len(self.x)
+        for number, row in enumerate(self.rows, 1):
+            title = f"[{number}/{len(self.rows)}] {row.model_name}, attack {row.attack_name}"
+            with progress_bar(title, total) as update:
+                parts = [self._batch(out, row, first, update) for first in range(0, total, self.settings.batch_size)]
+            evaluation = Evaluation.join(parts)
+            done.append((row, evaluation))
+            self._write(out, done)
+            say(f"{title}: {evaluation.single} % right, {evaluation.seconds:.1f} s")
+        return self.summary(done), done
+
+    def _batch(self, out: Path, row: Row, first: int, update: Callable[[int, str], None]) -> Evaluation:
+        path = out / "batches" / f"{row.model_name}.{row.attack_name}.{first:06d}.safetensors"
+        if path.exists():
+            return _load_batch(path)
+        rows = slice(first, first + self.settings.batch_size)
+        (part,) = evaluate_batches(
+            row.model,
+            self.x[rows],
+            self.y[rows],
+            row.attack,
+            self.settings.draws,
+            self.settings.seed,
+            attack_model=row.attack_model,
+            image_ids=self.image_ids[rows],
+            batch_size=self.settings.batch_size,
+            progress=lambda done, _: update(first + done, ""),
+        )
+        _save_batch(path, part)
+        return part
+
+    def _write(self, out: Path, done: list[tuple[Row, Evaluation]]) -> None:
+        lines = [json.dumps(line) for row, evaluation in done for line in self._image_lines(row, evaluation)]
+        write_text(out / "images.jsonl", "\n".join(lines) + "\n")
+        write_text(out / "summary.json", json.dumps(self.summary(done), indent=2) + "\n")
+
+    def _image_lines(self, row: Row, evaluation: Evaluation) -> Iterable[dict[str, Any]]:
+        distances = row.attack_config.threat.build().distance(evaluation.x_adv, self.x.cpu()).tolist() if row.attack_config else [0.0] * len(self.x)
+        for image, label, labels, distance in zip(self.image_ids.tolist(), evaluation.labels.tolist(), evaluation.predictions.tolist(), distances, strict=True):
+            yield {"image": image, "label": label, "model": row.model_name, "attack": row.attack_name, "predictions": labels, "distance": distance}
+
+    def summary(self, done: list[tuple[Row, Evaluation]]) -> dict[str, Any]:
+        """The contents of summary.json."""
+        return {
+            "schema": SCHEMA,
+            "seed": self.settings.seed,
+            "images": len(self.x),
+            "draws": self.settings.draws,
+            "config": self.settings.model_dump(mode="json"),
+            "environment": environment(self.device),
+            "peak_memory": peak_memory(self.device),
+            "results": [self._result(row, evaluation) for row, evaluation in done],
+            "paired": list(_paired(done)),
+        }
+
+    def _result(self, row: Row, evaluation: Evaluation) -> dict[str, Any]:
+        attack, purifier, defended = row.attack_config, self.settings.purifier, row.model_name == "defended"
+        facts = attack.facts(defended) if attack else {"iterations": 0, "eot": 0, "restarts": 0}
+        gradient = (attack.gradient or purifier.gradient) if defended and attack else None
+        return {
+            "model": row.model_name,
+            "attack": row.attack_name,
+            "threat": str(attack.threat.build()) if attack else "none",
+            "single": evaluation.single.as_dict(),
+            "worst_of": {str(n): estimate.as_dict() for n, estimate in evaluation.worst_of.items()},
+            "majority": {str(n): estimate.as_dict() for n, estimate in evaluation.majority.items()},
+            "seconds": round(evaluation.seconds, 3),
+            "network_evaluations": evaluation.network_evaluations,
+            "gradient": gradient,
+            **{key: getattr(purifier, key) if defended else None for key in ("t_star", "steps", "solver", "method", "eta", "grid")},
+            **facts,
+            "seeds": {"evaluation": self.settings.seed, "attack": self.settings.seed if attack else None, "attack_draw": ATTACK_DRAW if attack else None},
+        }
+
+
+def _paired(done: list[tuple[Row, Evaluation]]) -> Iterable[dict[str, Any]]:
+    """Every attack against the first one on the same model: difference of single-draw accuracy, image by image."""
+    for name in ("undefended", "defended"):
+        attacked = [(row, evaluation) for row, evaluation in done if row.model_name == name and row.attack is not None]
+        for row, evaluation in attacked[1:]:
+            reference_row, reference = attacked[0]
+            difference = paired_difference(evaluation.per_image.numpy(), reference.per_image.numpy())
+            yield {"model": name, "attack": row.attack_name, "reference": reference_row.attack_name, **difference.as_dict()}
+
+
+def _save_batch(path: Path, part: Evaluation) -> None:
+    tensors: dict[str, Tensor] = {"predictions": part.predictions, "labels": part.labels, "x_adv": part.x_adv.contiguous()}
+    temporary = path.with_suffix(f".{os.getpid()}.partial")
+    try:
+        save_file(tensors, temporary, metadata={"seconds": repr(part.seconds), "network_evaluations": str(part.network_evaluations)})
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _load_batch(path: Path) -> Evaluation:
+    from safetensors import safe_open
+
+    tensors = load_file(path)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    return Evaluation(tensors["predictions"], tensors["labels"], tensors["x_adv"], float(metadata["seconds"]), int(metadata["network_evaluations"]))
+
+
+def check_resumable(settings: BenchConfig, out: Path) -> None:
+    """Raises RunError unless `out` holds a run of the same configuration."""
+    stored = out / "config.yaml"
+    if not stored.is_file():
+        raise RunError(f"--resume: {out} holds no run (no config.yaml)")
+    if config.load(BenchConfig, str(stored)) != settings:
+        raise RunError(f"--resume: the configuration differs from {stored}; give the same one, or another --out")

@@ -1,0 +1,198 @@
+"""The command line: `purify bench`, `clean`, `report`, `speed`, `train`."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+# Heavy imports stand inside the commands: --help should not wait for torch.
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+
+DEFAULT_BENCH = "fashion-mnist/bench"
+
+Out = Annotated[Path | None, typer.Option("--out", help="Folder for the results, new or empty. Default: runs/KIND-DATE-TIME.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the configuration, e.g. purifier.t_star=0.1; repeatable.")
+]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or cuda:N. Default: a GPU where there is one.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
+
+
+@app.callback()
+def about() -> None:
+    """Put a diffusion model in front of an image classifier and measure honestly how robust the pair is."""
+
+
+@app.command()
+def bench(
+    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a packaged configuration.")] = DEFAULT_BENCH,
+    out: Out = None,
+    overrides: Overrides = None,
+    seed: Annotated[int | None, typer.Option(help="Overrides the configuration's seed.")] = None,
+    device: Device = None,
+    resume: Resume = False,
+) -> None:
+    """Measure a classifier with and without purification, clean and attacked.
+
+    Writes config.yaml, summary.json, images.jsonl (every draw of every image), the adversarial images, and figures.
+    """
+    from rich.console import Console
+
+    from benchmarks import config as configs
+    from benchmarks import report, runs
+    from benchmarks.bench import Bench, BenchConfig, check_resumable
+    from benchmarks.figures import save_accuracy_chart, save_attack_grid
+    from purify import noise_keys
+
+    settings = configs.load(BenchConfig, config, [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])])
+    if resume:
+        check_resumable(settings, _required_out(out))
+    experiment = Bench(settings, runs.pick_device(device))
+    folder = _required_out(out) if resume else runs.make_folder(out, "bench")
+    configs.dump(settings, folder / "config.yaml")
+    try:
+        summary, evaluations = experiment.run(folder, _say)
+    except KeyboardInterrupt:
+        _say(f"stopped; go on with: purify bench {config} ... --out {folder} --resume")
+        raise
+    save_accuracy_chart(summary, folder / "accuracy.png")
+    count = min(settings.pictures, len(experiment.x))
+    for row, evaluation in evaluations if count else []:
+        if row.model_name == "defended" and row.attack is not None:
+            x, x_adv, y = experiment.x[:count], evaluation.x_adv[:count].to(experiment.device), experiment.y[:count]
+            keys = noise_keys(settings.seed, experiment.image_ids[:count], 0)
+            path = folder / f"images_{row.attack_name}.png"
+            save_attack_grid(x, x_adv, y, keys, experiment.classifier, experiment.defended.purifier, experiment.classes, path)
+    console = Console()
+    console.print(report.table(summary))
+    paired = report.paired_table(summary)
+    if paired is not None:
+        console.print(paired)
+    console.print(f"results and figures: {folder}", soft_wrap=True)
+
+
+@app.command()
+def clean(
+    images: Annotated[list[Path], typer.Argument(help="Image files (PNG, JPEG, ...).")],
+    out: Out = None,
+    score: Annotated[str, typer.Option(help="Packaged score model, or a .safetensors file.")] = "fashion-mnist",
+    t_star: Annotated[float, typer.Option(help="Time to diffuse to, in (0, 1].")] = 0.1,
+    steps: Annotated[int, typer.Option(help="Network evaluations on the way back.")] = 50,
+    resize: Annotated[bool, typer.Option("--resize", help="Resize to the size that the network was trained on.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    device: Device = None,
+) -> None:
+    """Purify image files; results are PNG files of the same name in --out."""
+    from benchmarks import runs
+    from benchmarks.clean import clean as clean_files
+    from purify import DiffPure, load_score_model
+
+    where = runs.pick_device(device)
+    purifier = DiffPure(load_score_model(score), t_star, steps).to(where)
+    clean_files(purifier, images, lambda: runs.make_folder(out, "clean"), resize, seed, where, _say)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished `purify bench` runs.")],
+    curve: Annotated[str | None, typer.Option(help="Draw accuracy against this setting, t_star or steps, into --out.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="PNG file of the curve.")] = None,
+) -> None:
+    """Print the results of several runs as one Markdown table, and draw a curve over them."""
+    from benchmarks import report as reports
+    from benchmarks.runs import RunError
+
+    summaries = [reports.read_summary(folder) for folder in runs]
+    print(reports.markdown(summaries))
+    if curve is not None:
+        if curve not in ("t_star", "steps"):
+            raise RunError(f"--curve {curve!r} is not one of t_star, steps")
+        if out is None:
+            raise RunError("--curve needs --out FILE.png")
+        from benchmarks.figures import save_curve
+
+        save_curve(curve, reports.curves(summaries, curve), out)
+
+
+@app.command()
+def speed(
+    score: Annotated[str, typer.Option(help="Packaged score model, or a .safetensors file.")] = "fashion-mnist",
+    batch: Annotated[int, typer.Option(min=1, help="Images.")] = 64,
+    steps: Annotated[int, typer.Option(min=1, help="Network evaluations of a purification.")] = 20,
+    rounds: Annotated[int, typer.Option(min=1, help="Repetitions; medians are reported.")] = 7,
+    device: Device = None,
+) -> None:
+    """Time purification and its gradients against the bare network evaluations they contain."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from benchmarks import runs
+    from benchmarks.speed import measure
+    from purify import load_score_model
+
+    where = runs.pick_device(device)
+    result = measure(load_score_model(score), batch, steps, rounds, where)
+    table = Table("part", "seconds", "ratio", title=f"{batch} images, {steps} evaluations, {runs.environment(where)['device']}")
+    for name, seconds in result["seconds"].items():
+        table.add_row(name, f"{seconds:.3f}", f"{result['ratio'][name]:.2f}")
+    Console().print(table)
+
+
+@app.command()
+def train(
+    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a packaged configuration, e.g. fashion-mnist/train_score.")],
+    out: Out = None,
+    overrides: Overrides = None,
+    device: Device = None,
+    resume: Resume = False,
+) -> None:
+    """Train a score network or a classifier.
+
+    Ctrl-C or SIGTERM leaves a checkpoint; --resume goes on from it. At the end: the averaged weights as safetensors, and pictures.
+    """
+    import json
+
+    from benchmarks import config as configs
+    from benchmarks import runs
+    from benchmarks.train import CHECKPOINT, TrainConfig
+    from benchmarks.train import train as run_training
+
+    settings = configs.load(TrainConfig, config, overrides)
+    where = runs.pick_device(device)
+    if resume:
+        folder = _required_out(out)
+        if not (folder / CHECKPOINT).is_file():
+            raise runs.RunError(f"--resume: {folder} holds no {CHECKPOINT}")
+    else:
+        folder = runs.make_folder(out, "train")
+    print(json.dumps(run_training(settings, config, folder, where, resume, _say), indent=2))
+
+
+def _required_out(out: Path | None) -> Path:
+    if out is None:
+        raise ValueError("--resume needs --out: the folder of the run to go on with")
+    return out
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Runs the command line: exit code 2 and one message for bad input, 130 after Ctrl-C."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (ValueError, OSError) as error:
+        if os.environ.get("PURIFY_DEBUG"):
+            raise
+        _say(f"error: {error}")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Pictures, as PNG files."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import torch
+from matplotlib import pyplot as plt
+from torch import Tensor
+
+from purify import DiffPure, noise_keys
+from purify.noise import Stage, standard_normal
+from purify.score import ScoreModel
+
+
+def save_image_grid(
+    columns: Sequence[tuple[str, Tensor]], captions: dict[str, Sequence[str]], path: Path, caption_colors: dict[str, Sequence[str]] | None = None
+) -> None:
+    """Images side by side.
+
+    Args:
+        columns: (title, images (n, c, h, w) in about [0, 1]); shown clamped.
+        captions: title -> n texts below the images of that column.
+        path: PNG file.
+        caption_colors: title -> n colours of the captions.
+    """
+    rows = len(columns[0][1])
+    figure, axes = plt.subplots(rows, len(columns), figsize=(1.45 * len(columns), 1.6 * rows), squeeze=False, layout="constrained")
+    for j, (title, images) in enumerate(columns):
+        shown = images.detach().float().cpu().clamp(0, 1).permute(0, 2, 3, 1)
+        for i in range(rows):
+            axis = axes[i, j]
+            axis.imshow(shown[i].squeeze(-1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if i == 0:
+                axis.set_title(title, fontsize=9)
+            if title in captions:
+                axis.set_xlabel(captions[title][i], fontsize=8, color=caption_colors[title][i] if caption_colors else "black")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def save_attack_grid(
+    x: Tensor, x_adv: Tensor, y: Tensor, keys: Tensor, classifier: Callable[[Tensor], Tensor], purifier: DiffPure, classes: Sequence[str], path: Path
+) -> None:
+    """Clean, adversarial, perturbation (amplified), and both purified, with predictions: green where right."""
+    with torch.no_grad():
+        purified, purified_adv = purifier(x, keys), purifier(x_adv, keys)
+        shown = {"clean": x, "adversarial": x_adv, "purified clean": purified, "purified adversarial": purified_adv}
+        predictions = {title: classifier(images).argmax(1) for title, images in shown.items()}
+    delta = x_adv - x
+    gain = 0.5 / float(delta.abs().max().clamp_min(1e-8))
+    amplified = f"perturbation x{gain:.1f}"
+    order = [("clean", x), ("adversarial", x_adv), (amplified, 0.5 + gain * delta), ("purified adversarial", purified_adv), ("purified clean", purified)]
+    captions = {title: [classes[int(p)] for p in labels] for title, labels in predictions.items()}
+    colors = {title: ["green" if right else "red" for right in (labels == y).tolist()] for title, labels in predictions.items()}
+    save_image_grid(order, captions, path, colors)
+
+
+def save_accuracy_chart(summary: dict[str, Any], path: Path) -> None:
+    """Accuracy of every row: single draw, worst of N, majority of N, with 95 % intervals."""
+    results = summary["results"]
+    n = str(summary["draws"])
+    kinds = [("single draw", lambda r: r["single"]), (f"majority of {n}", lambda r: r["majority"][n]), (f"worst of {n}", lambda r: r["worst_of"][n])]
+    figure, axis = plt.subplots(figsize=(1.6 + 1.3 * len(results), 4), layout="constrained")
+    for k, (label, pick) in enumerate(kinds):
+        values = [pick(r)["value"] for r in results]
+        low, high = zip(*(pick(r)["ci95"] for r in results), strict=True)
+        errors = [[max(0.0, v - a) for v, a in zip(values, low, strict=True)], [max(0.0, b - v) for v, b in zip(values, high, strict=True)]]
+        axis.bar([i + (k - 1) * 0.27 for i in range(len(results))], values, 0.27, yerr=errors, capsize=3, label=label)
+    axis.set_xticks(range(len(results)), [f"{r['model']}\n{r['attack']}" for r in results], fontsize=8)
+    axis.set_ylim(0, 1)
+    axis.set_ylabel("accuracy")
+    axis.set_title(f"{summary['images']} images, 95 % intervals", fontsize=10)
+    axis.grid(axis="y", alpha=0.3)
+    axis.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def save_curve(x_name: str, lines: dict[str, list[tuple[float, dict[str, Any]]]], path: Path) -> None:
+    """Accuracy against a setting: label -> [(value of the setting, {"value": ..., "ci95": ...}), ...]."""
+    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
+    for label, points in lines.items():
+        points = sorted(points, key=lambda point: point[0])
+        xs, values = [p[0] for p in points], [p[1]["value"] for p in points]
+        (line,) = axis.plot(xs, values, marker="o", label=label)
+        axis.fill_between(xs, [p[1]["ci95"][0] for p in points], [p[1]["ci95"][1] for p in points], alpha=0.15, color=line.get_color())
+    axis.set_xlabel(x_name)
+    axis.set_ylabel("accuracy")
+    axis.set_ylim(0, 1)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+@torch.no_grad()
+def save_denoising_picture(model: ScoreModel, images: Tensor, times: Sequence[float], path: Path) -> None:
+    """Clean images (n, c, h, w) in [0, 1], and for each t the noisy image beside E[x_0 | x_t]."""
+    device = next(model.parameters()).device
+    x0 = 2 * images.to(device) - 1
+    noise = standard_normal(noise_keys(0, torch.arange(len(x0), device=device), 0), Stage.FORWARD, 0, tuple(x0.shape[1:]))
+    columns = [("clean", images)]
+    for t in (t for t in times if t <= model.t_max):
+        x_t = model.diffuse(x0, noise, t)
+        columns += [(f"t = {t}", (x_t + 1) / 2), (f"E[x0 | x_{t}]", (model.denoised(x_t, t) + 1) / 2)]
+    save_image_grid(columns, {}, path)
+
+
+@torch.no_grad()
+def save_sample_picture(model: ScoreModel, path: Path, rows: int = 6, steps: int = 200) -> None:
+    """Samples from pure noise: the reverse SDE from t_max. Only meaningful for a network trained up to about t = 1."""
+    assert model.image_shape is not None
+    device = next(model.parameters()).device
+    purifier = DiffPure(model, t_star=model.t_max, steps=steps, grid="quadratic")
+    blank = torch.full((rows * rows, *model.image_shape), 0.5, device=device)  # alpha(1) is 0.7 %: almost nothing of it is left
+    samples = purifier(blank, noise_keys(0, torch.arange(len(blank), device=device), 0))
+    save_image_grid([("", column) for column in samples.split(rows)], {}, path)

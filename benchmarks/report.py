@@ -1,0 +1,87 @@
+"""Tables and comparisons of finished runs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from benchmarks.runs import RunError
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """summary.json of a run. Raises RunError where there is none, or where it is of another schema."""
+    path = folder / "summary.json"
+    try:
+        summary = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise RunError(f"{folder} holds no readable summary.json: {error}") from error
+    if summary.get("schema") != 1:
+        raise RunError(f"{path}: schema {summary.get('schema')!r} is not known, expected 1")
+    return summary
+
+
+def percent(estimate: dict[str, Any]) -> str:
+    """Value and 95 % interval in percent."""
+    low, high = estimate["ci95"]
+    return f"{100 * estimate['value']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def table(summary: dict[str, Any], title: str = "") -> Table:
+    """The results of a run: accuracies in percent with 95 % intervals over images."""
+    n = str(summary["draws"])
+    result = Table(title=title or f"{summary['images']} images, accuracy in % [95 % interval]")
+    for name in ("model", "attack", "threat", "gradient", "single draw", f"worst of {n}", f"majority of {n}"):
+        result.add_column(name, overflow="fold")
+    for name in ("network evaluations", "seconds"):
+        result.add_column(name, justify="right")
+    for r in summary["results"]:
+        result.add_row(
+            r["model"], _attack(r), r["threat"], r["gradient"] or "-", percent(r["single"]), percent(r["worst_of"][n]), percent(r["majority"][n]),
+            f"{r['network_evaluations']:,}", f"{r['seconds']:.0f}",
+        )  # fmt: skip
+    return result
+
+
+def paired_table(summary: dict[str, Any]) -> Table | None:
+    """Every attack against the first on the same images, or None where there is one attack only."""
+    if not summary["paired"]:
+        return None
+    result = Table(title="single-draw accuracy, difference in points on the same images")
+    for name in ("model", "attack", "compared with", "difference [95 % interval]", "p (sign-flip test)"):
+        result.add_column(name)
+    for p in summary["paired"]:
+        low, high = p["ci95"]
+        result.add_row(p["model"], p["attack"], p["reference"], f"{100 * p['value']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]", f"{p['p_value']:.4f}")
+    return result
+
+
+def _attack(result: dict[str, Any]) -> str:
+    if result["attack"] == "none":
+        return "none"
+    return f"{result['attack']} ({result['iterations']} steps, EOT {result['eot']})"
+
+
+def markdown(summaries: list[dict[str, Any]]) -> str:
+    """The results of several runs as one Markdown table."""
+    lines = ["| t* | steps | model | attack | gradient | single draw | worst of N | majority of N | N | images |", "|---|---|---|---|---|---|---|---|---|---|"]
+    for summary in summaries:
+        n = str(summary["draws"])
+        for r in summary["results"]:
+            cells = (r["t_star"] or "-", r["steps"] or "-", r["model"], _attack(r), r["gradient"] or "-", percent(r["single"]))
+            tail = (percent(r["worst_of"][n]), percent(r["majority"][n]), n, summary["images"])
+            lines.append("| " + " | ".join(map(str, (*cells, *tail))) + " |")
+    return "\n".join(lines)
+
+
+def curves(summaries: list[dict[str, Any]], key: str) -> dict[str, list[tuple[float, dict[str, Any]]]]:
+    """Single-draw and worst-of accuracy of the defended model against `key` ("t_star", "steps"), a line for each attack."""
+    lines: dict[str, list[tuple[float, dict[str, Any]]]] = {}
+    for summary in summaries:
+        n = str(summary["draws"])
+        for r in summary["results"]:
+            if r["model"] == "defended":
+                name = "clean" if r["attack"] == "none" else r["attack"]
+                lines.setdefault(f"{name}, single draw", []).append((r[key], r["single"]))
+                lines.setdefault(f"{name}, worst of {n}", []).append((r[key], r["worst_of"][n]))
+    return lines

@@ -1,0 +1,117 @@
+"""What every run needs: its folder, its environment, its progress."""
+
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console(stderr=True)
+
+
+class RunError(ValueError):
+    """An output folder that cannot be used."""
+
+
+def make_folder(out: Path | None, kind: str) -> Path:
+    """A new or empty folder for a run: `out`, or runs/KIND-DATE-TIME.
+
+    Raises:
+        RunError: the folder holds something already, or cannot be written.
+    """
+    if out is None:
+        out = Path("runs") / f"{kind}-{datetime.now():%Y%m%d-%H%M%S}"
+    if out.is_dir() and any(out.iterdir()):
+        raise RunError(f"--out {out} already holds files: an existing run is never overwritten, give another folder")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise RunError(f"--out {out} cannot be written: {error.strerror}") from error
+    return out
+
+
+def pick_device(name: str | None) -> torch.device:
+    """The named device, by default a GPU where there is one. Raises RunError where it is not there."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise RunError(f"--device {name!r} is not a device: expected cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RunError(f"--device {name}: no CUDA device is available here")
+    return device
+
+
+def peak_memory(device: torch.device) -> dict[str, int]:
+    """Peak memory so far in MiB: resident of this process, and of the allocator on a GPU."""
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
+    peaks = {"resident_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 2**20}
+    if device.type == "cuda":
+        peaks["cuda_mib"] = torch.cuda.max_memory_allocated(device) // 2**20
+    return peaks
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions and hardware, for provenance."""
+    packages = {}
+    for package in ("purify", "torch", "torchsde", "torchvision", "robustbench", "pyautoattack", "numpy"):
+        try:
+            packages[package] = version(package)
+        except PackageNotFoundError:
+            packages[package] = "not installed"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()}, {torch.get_num_threads()} threads"
+    return {"python": platform.python_version(), "device": f"{device.type} ({name})", "system": platform.system(), **packages}
+
+
+@contextmanager
+def progress_bar(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
+    """Yields `update(done, note)`: a live bar with time left on a terminal, else a line every half minute."""
+    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        yield _line_progress(title, total)
+        return
+    description, note = TextColumn("{task.description}"), TextColumn("{task.fields[note]}")
+    columns = (description, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), note)
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(title, total=total, note="")
+        yield lambda done, note="": bar.update(task, completed=done, note=note)
+
+
+def _line_progress(title: str, total: int) -> Callable[[int, str], None]:
+    started = last = time.monotonic()
+    first: int | None = None
+
+    def update(done: int, note: str = "") -> None:
+        nonlocal last, first
+        now = time.monotonic()
+        first = done if first is None else first  # a resumed run does not start at 0
+        if now - last < 30 and done < total:
+            return
+        last = now
+        left = (now - started) * (total - done) / (done - first) if done > first else float("nan")
+        print(f"{title}: {done}/{total}, {left / 60:.1f} min left {note}", file=sys.stderr, flush=True)
+
+    return update
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file so that a reader, or a run that dies, sees the old or the new contents, never a part."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
