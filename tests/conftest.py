@@ -1,0 +1,45 @@
+"""Shared fixtures: small models whose behaviour is known."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from purify import ScoreModel
+from purify.networks import build
+from purify.networks.gaussian import GaussianNoise
+from purify.schedules import LinearVP
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture
+def gaussian_score():
+    """gaussian_score(mean, std): the exact score model of N(mean, std^2) pixels, float64."""
+
+    def make(mean: float = 0.0, std: float = 0.5) -> ScoreModel:
+        schedule = LinearVP()
+        return ScoreModel(GaussianNoise(schedule, mean, std), schedule, "noise")
+
+    return make
+
+
+@pytest.fixture
+def unet_score():
+    """A small U-Net with random weights that reaches every pixel: nonlinear, and cheap."""
+    torch.manual_seed(0)
+    network = build("small_unet", {"channels": 1, "base_channels": 16, "multipliers": [1, 2], "blocks": 1})
+    for parameter in network.parameters():
+        if not parameter.any():  # zero-initialised layers would hide most of the network
+            torch.nn.init.normal_(parameter, std=0.05)
+    return ScoreModel(network, LinearVP(), "v", image_shape=(1, 28, 28)).requires_grad_(False).eval()
+
+
+@pytest.fixture
+def test_data() -> Path:
+    """The folder of large test data; skips where PURIFY_TEST_DATA is unset."""
+    folder = os.environ.get("PURIFY_TEST_DATA")
+    if not folder:
+        pytest.skip("PURIFY_TEST_DATA is not set: the folder of large test data")
+    return Path(folder)

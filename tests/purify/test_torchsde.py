@@ -1,0 +1,88 @@
+"""The path through torchsde against a plain loop, and how torchsde is called."""
+
+import pytest
+import torch
+import torchsde
+
+from purify import DiffPure, noise_keys
+from purify.gradients import MODES
+from purify.noise import Stage, standard_normal
+from purify.sde import ReverseSDE, time_grid
+from purify.solvers import TorchSDE
+
+KEYS = noise_keys(0, torch.arange(3), 0)
+X = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+
+
+def euler_loop(score, x, keys, times, eta):
+    """Euler-Maruyama for the reverse SDE written as in Song et al., eq. 6, with the score itself."""
+    for i, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True)):
+        dt, f, g = s - t, score.schedule.drift(t), score.schedule.diffusion(t)
+        z = standard_normal(keys, Stage.INCREMENT, i, tuple(x.shape[1:]), x.dtype)
+        x = x + (f * x - (1 + eta**2) / 2 * g**2 * score.score(x, t)) * dt + eta * g * (-dt) ** 0.5 * z
+    return x
+
+
+@pytest.mark.parametrize("grid", ["uniform", "quadratic"])
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_euler_path_equals_a_plain_loop(unet_score, grid, eta):
+    score, x = unet_score.double(), X.double()
+    times = time_grid(0.2, 1e-5, 7, grid)
+    for method in ("euler", "milstein"):
+        path = TorchSDE(ReverseSDE(score, times, eta), method).solve(x, KEYS)
+        torch.testing.assert_close(path, euler_loop(score, x, KEYS, times, eta), rtol=1e-12, atol=1e-12)
+
+
+def test_whole_purifier_equals_a_plain_loop(unet_score):
+    """Range, diffusion to t_star and reverse path together."""
+    score, x = unet_score.double(), X.double()
+    noise = standard_normal(KEYS, Stage.FORWARD, 0, (1, 28, 28), torch.float64)
+    start = score.schedule.alpha(0.1) * (2 * x - 1) + score.schedule.sigma(0.1) * noise
+    expected = (euler_loop(score, start, KEYS, time_grid(0.1, 1e-5, 5), 1.0) + 1) / 2
+    torch.testing.assert_close(DiffPure(score, 0.1, 5)(x, KEYS), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("gradient", "function"), [("exact", "sdeint"), ("backprop", "sdeint"), ("bpda", "sdeint"), ("adjoint", "sdeint_adjoint")])
+def test_torchsde_is_called(unet_score, monkeypatch, gradient, function):
+    calls = []
+    real = getattr(torchsde, function)
+
+    def watch(*arguments, **named):
+        calls.append(named)
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(torchsde, function, watch)
+    DiffPure(unet_score, 0.1, 4, gradient)(X.clone().requires_grad_(), KEYS)
+    assert calls
+    assert all(call["method"] == "euler" for call in calls)
+    if gradient == "adjoint":
+        assert calls[0]["adjoint_params"] == ()
+
+
+@pytest.mark.parametrize(("method", "steps", "gradient"), [
+    *((method, steps, gradient) for method, steps in (("euler", 1), ("euler", 6), ("milstein", 6)) for gradient in MODES),
+    *(("srk", 6, gradient) for gradient in MODES if gradient != "adjoint"),
+])  # fmt: skip
+def test_steps_counts_network_evaluations(unet_score, gradient, method, steps):
+    seen = []
+    unet_score.network.register_forward_hook(lambda *_: seen.append(1))
+    with torch.no_grad():
+        DiffPure(unet_score, 0.1, steps, gradient, method=method)(X, KEYS)
+    assert len(seen) == steps
+
+
+def test_global_generators_are_untouched(unet_score):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    x = X.clone().requires_grad_()
+    DiffPure(unet_score, 0.1, 3)(x, KEYS).sum().backward()
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_grids():
+    assert time_grid(0.2, 1e-5, 1) == (0.2, 1e-5)
+    uniform = torch.tensor(time_grid(0.2, 1e-5, 10), dtype=torch.float64)
+    torch.testing.assert_close(uniform.diff(), torch.full((10,), -(0.2 - 1e-5) / 10, dtype=torch.float64))
+    quadratic = time_grid(0.2, 1e-5, 10, "quadratic")
+    assert quadratic[0] == 0.2 and quadratic[-1] == 1e-5
+    assert quadratic[5] == pytest.approx(1e-5 + (0.2 - 1e-5) / 4)

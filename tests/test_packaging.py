@@ -1,0 +1,103 @@
+"""Who imports whom, and what a user gets from the wheel."""
+
+import ast
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import purify
+
+ROOT = Path(purify.__file__).parents[1]
+FORBIDDEN = {"purify": {"attacks", "benchmarks"}, "attacks": {"purify", "benchmarks"}}
+
+
+def imported_packages(file):
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: imports are absolute here"
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_imports_run_one_way(package):
+    files = list((ROOT / package).rglob("*.py"))
+    assert files
+    for file in files:
+        assert not FORBIDDEN[package] & set(imported_packages(file)), file
+
+
+def run(*arguments, **options):
+    return subprocess.run([sys.executable, "-W", "ignore", *map(str, arguments)], capture_output=True, text=True, **options)
+
+
+def test_import_purify_imports_no_sibling_and_no_extra():
+    heavy = ("benchmarks", "torchvision", "robustbench", "timm", "matplotlib", "pyautoattack")
+    assert run("-c", f"import sys, purify, attacks; print([m for m in {heavy} if m in sys.modules])").stdout.strip() == "[]"
+    assert run("-c", "import sys, purify; print('attacks' in sys.modules)").stdout.strip() == "False"
+
+
+def test_a_foreign_package_of_the_same_name_is_named(tmp_path):
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "__init__.py").write_text("")
+    result = run("-m", "purify", "bench", cwd=tmp_path)
+    assert result.returncode != 0
+    assert str(tmp_path / "benchmarks") in result.stderr and str(ROOT / "benchmarks") in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.fixture(scope="module")
+def unpacked_wheel(tmp_path_factory):
+    if not (ROOT / "pyproject.toml").is_file():
+        pytest.skip("not a checkout: there is nothing to build a wheel from")
+    folder = tmp_path_factory.mktemp("wheel")
+    built = run("-m", "hatchling", "build", "-t", "wheel", "-d", folder, cwd=ROOT)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = folder.glob("*.whl")
+    assert wheel.stat().st_size < 8 * 2**20
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "site")
+    return folder / "site"
+
+
+def test_the_wheel_works_from_any_directory(unpacked_wheel, tmp_path):
+    """From another folder, with the unpacked wheel first on the path and a foreign `benchmarks` folder at hand."""
+    (tmp_path / "elsewhere" / "benchmarks").mkdir(parents=True)
+    code = f"import sys; sys.path.insert(0, {str(unpacked_wheel)!r}); import purify; assert purify.__file__.startswith({str(unpacked_wheel)!r}); "
+    code += "from purify.__main__ import main; sys.argv[0] = 'purify'; main()"
+    options = ["--out", tmp_path / "out", "--set", "data.images=2", "--set", "draws=2", "--set", "attacks.0.steps=1", "--set", "attacks.0.eot=1"]
+    result = run("-P", "-c", code, "bench", *options, cwd=tmp_path / "elsewhere")
+    assert result.returncode == 0, result.stderr
+    assert len(json.loads((tmp_path / "out" / "summary.json").read_text())["results"]) == 4
+
+
+def test_the_wheel_holds_licences_and_configs(unpacked_wheel):
+    names = {str(p.relative_to(unpacked_wheel)) for p in unpacked_wheel.rglob("*")}
+    assert {
+        "benchmarks/configs/fashion-mnist/bench.yaml",
+        "benchmarks/data/LICENSE.fashion-mnist",
+        "purify/zoo/weights/fashion-mnist.score.safetensors",
+    } <= names
+    assert not any(name.startswith("tests") for name in names)
+
+
+def test_readme_example_runs():
+    """The README's Python example, as it stands there."""
+    text = (ROOT / "README.md").read_text() if (ROOT / "README.md").is_file() else pytest.skip("not a checkout: there is no README")
+    example = text.split("```python\n", 1)[1].split("```", 1)[0]
+    assert len(example.strip().splitlines()) <= 20
+    result = run("-c", example)
+    assert result.returncode == 0, result.stderr
+    assert "[" in result.stdout
+
+
+def test_help_is_quick_and_names_every_command():
+    result = run("-X", "importtime", "-m", "purify", "--help")
+    assert result.returncode == 0
+    assert all(command in result.stdout for command in ("bench", "clean", "report", "speed", "train"))
+    assert " torch\n" not in result.stderr  # --help does not wait for torch
