@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.checks import check_inputs
-from attacks.eot import call
+from attacks.eot import call, takes_keys
 from attacks.randomness import default_keys, mix
 from attacks.threat import Threat
 
@@ -20,8 +20,10 @@ _SEED_LIMIT = 2**31
 class AutoAttack:
     """The official code, unchanged: "standard" (APGD-CE, APGD-T, FAB-T, Square), "rand" (APGD-CE and APGD-DLR with EOT 20), or "custom".
 
-    It knows nothing of keys and judges random models by single draws, for its step control and for the images it keeps; its own verdict
-    on a random defence is therefore not used here: judge the images it returns by fresh draws.
+    It knows nothing of keys and judges a random model by single draws: an image that one draw gets wrong is done (before any attack, if that
+    draw saw the clean image), and an image that one draw gets right is given back clean. To judge either by fresh draws would measure clean
+    images and call them attacked. Where the model takes keys, images that the official run left clean are therefore attacked once more by
+    the official APGD in its mode `best_loss`, which returns the point of highest loss; so judge what comes back by fresh draws.
 
     Args:
         threat: `Linf` or `L2`.
@@ -56,7 +58,7 @@ class AutoAttack:
                 raise ValueError(f"{name} must be a positive integer, got {getattr(self, name)!r}")
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, keys: Tensor | None = None, progress: Callable[[int, int], None] | None = None) -> Tensor:
-        """Adversarial images (b, c, h, w); an image that the official code did not break comes back unchanged.
+        """Adversarial images (b, c, h, w); for a model without keys, an image that the official code did not break comes back unchanged.
 
         Arguments as for `PGD`. The keys seed the official code and the model's draws; the draw of one call depends on all calls before it,
         so results repeat for the same batch but depend on the batch.
@@ -79,6 +81,11 @@ class AutoAttack:
             if self.version == "custom":
                 self._shorten(official)
             x_adv, _ = official.run_standard_evaluation(x, y, batch_size=self.batch_size)
+            losses = [name.removeprefix("apgd-") for name in official.attacks_to_run if name in ("apgd-ce", "apgd-dlr")]
+            if takes_keys(model) and losses:
+                official.apgd.loss = losses[0]
+                for rows in (x_adv == x).flatten(1).all(1).nonzero().flatten().split(self.batch_size):
+                    x_adv[rows] = official.apgd.perturb(x[rows], y[rows], best_loss=True)
         if progress is not None:
             progress(1, 1)
         return self.threat.project(x_adv.detach(), x)

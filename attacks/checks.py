@@ -17,6 +17,8 @@ def check_inputs(x: Tensor, y: Tensor, keys: Tensor | None = None) -> None:
         raise ValueError(f"x must lie in [0, 1], got values in [{low:g}, {high:g}]")
     if y.shape != (len(x),) or y.dtype != torch.int64:
         raise ValueError(f"y must be int64 labels of shape ({len(x)},), got {y.dtype} of shape {tuple(y.shape)}")
+    if y.device != x.device:
+        raise ValueError(f"x and y must be on the same device, got {x.device} and {y.device}")
     if int(y.min()) < 0:
         raise ValueError(f"y must hold class indices from 0, got {int(y.min())}")
     if keys is not None and (keys.shape != y.shape or keys.dtype != torch.int64):

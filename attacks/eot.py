@@ -23,7 +23,7 @@ def call(model: nn.Module, x: Tensor, keys: Tensor) -> Tensor:
 def eot_gradient(model: nn.Module, x: Tensor, y: Tensor, keys: Tensor, loss: Loss, draws: int, batch_size: int) -> tuple[Tensor, Tensor]:
     """Gradient in `x` of the mean loss over `draws` draws, and that mean.
 
-    All draws of all images are one long batch, cut into calls of `batch_size` rows.
+    Draws are batched with images, as many as fit into calls of `batch_size` rows.
 
     Args:
         model: images in [0, 1] -> logits.
@@ -32,19 +32,19 @@ def eot_gradient(model: nn.Module, x: Tensor, y: Tensor, keys: Tensor, loss: Los
         keys: (b,) int64; draw j of an image is a function of its key and j.
         loss: per-image loss.
         draws: number of draws.
-        batch_size: rows of one call of the model.
+        batch_size: largest number of rows of one call of the model.
 
     Returns:
         gradient (b, c, h, w) and mean loss (b,), detached.
     """
     gradient, mean = torch.zeros_like(x), x.new_zeros(len(x))
-    for rows, row_keys in _chunks(keys, draws, batch_size):
-        inputs = x[rows].detach().requires_grad_()
+    for images, which in _calls(len(x), draws, batch_size):
+        inputs = x[images].detach().requires_grad_()
         with torch.enable_grad():
-            losses = loss(call(model, inputs, row_keys), y[rows])
-            (chunk,) = torch.autograd.grad(losses.sum(), inputs)
-        gradient.index_add_(0, rows, chunk / draws)
-        mean.index_add_(0, rows, losses.detach().to(x.dtype) / draws)
+            losses = _losses(model, inputs, y[images], keys[images], loss, which)
+            (part,) = torch.autograd.grad(losses.sum(), inputs)
+        gradient[images] += part / draws
+        mean[images] += losses.detach().sum(0) / draws
     return gradient, mean
 
 
@@ -52,13 +52,24 @@ def eot_gradient(model: nn.Module, x: Tensor, y: Tensor, keys: Tensor, loss: Los
 def eot_loss(model: nn.Module, x: Tensor, y: Tensor, keys: Tensor, loss: Loss, draws: int, batch_size: int) -> Tensor:
     """(b,): the mean loss over `draws` draws, without gradients; arguments as for `eot_gradient`."""
     mean = x.new_zeros(len(x))
-    for rows, row_keys in _chunks(keys, draws, batch_size):
-        mean.index_add_(0, rows, loss(call(model, x[rows], row_keys), y[rows]).to(x.dtype) / draws)
+    for images, which in _calls(len(x), draws, batch_size):
+        mean[images] += _losses(model, x[images], y[images], keys[images], loss, which).sum(0) / draws
     return mean
 
 
-def _chunks(keys: Tensor, draws: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """(rows, keys of those rows' draws) in pieces of `batch_size`, image by image."""
-    images = torch.arange(len(keys), device=keys.device).repeat_interleave(draws)
-    draw = torch.arange(draws, device=keys.device).repeat(len(keys))
-    yield from zip(images.split(batch_size), mix(keys[images], draw).split(batch_size), strict=True)
+def _losses(model: nn.Module, x: Tensor, y: Tensor, keys: Tensor, loss: Loss, which: range) -> Tensor:
+    """(draws, b): the losses of the draws `which`, in one call of the model."""
+    k = len(which)
+    draw_keys = torch.cat([mix(keys, draw) for draw in which])
+    return loss(call(model, x.repeat(k, 1, 1, 1), draw_keys), y.repeat(k)).reshape(k, len(x)).to(x.dtype)
+
+
+def _calls(count: int, draws: int, batch_size: int) -> Iterator[tuple[slice, range]]:
+    """(images, draws) of each call: several draws of all images where they fit, else some images of one draw.
+
+    Sums over draws then run in a fixed order, which keeps results repeatable on GPUs.
+    """
+    together = max(1, batch_size // count)
+    for first in range(0, draws, together):
+        for start in range(0, count, batch_size):
+            yield slice(start, start + batch_size), range(first, min(first + together, draws))

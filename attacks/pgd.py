@@ -72,7 +72,7 @@ class PGD:
             ValueError: images out of range or not finite, labels that do not fit.
         """
         check_inputs(x, y, keys)
-        keys = default_keys(len(x), x.device) if keys is None else keys
+        keys = default_keys(len(x), x.device) if keys is None else keys.to(x.device)
         best, best_margin = x, None
         for restart in range(self.restarts):
             restart_keys = mix(keys, restart)
@@ -90,20 +90,22 @@ class PGD:
         x_adv = x.detach()
         if self.random_start:
             x_adv = self.threat.project(x + self.threat.random_start(uniform(mix(keys, _START), tuple(x.shape[1:]), x.dtype)), x)
+        vanished = broken = torch.zeros_like(y)
         for step in range(self.steps):
             gradient, _ = eot_gradient(model, x_adv, y, mix(keys, _STEP, step), LOSSES[self.loss], self.eot, self.batch_size)
-            if step == 0:
-                _warn_of_dead_gradients(gradient)
+            vanished = vanished + (gradient == 0).flatten(1).all(1)
+            broken = broken + (~gradient.isfinite()).flatten(1).any(1)
             x_adv = self.threat.project(x_adv + size * self.threat.direction(gradient.nan_to_num(0.0, 0.0, 0.0)), x)
             if progress is not None:
                 progress(restart * self.steps + step + 1, self.restarts * self.steps)
+        _warn_of_bad_gradients("exactly zero", vanished, self.steps)
+        _warn_of_bad_gradients("NaN or infinite", broken, self.steps)
         return x_adv
 
 
-def _warn_of_dead_gradients(gradient: Tensor) -> None:
-    """A vanished gradient makes any defence look robust, so it must not pass in silence."""
-    flat = gradient.flatten(1)
-    for what, dead in (("zero", (flat == 0).all(1)), ("NaN or infinite", (~flat.isfinite()).any(1))):
-        count = int(dead.sum())
-        if count:
-            warnings.warn(f"the attack's first gradient is {what} for {count} of {len(flat)} images: it cannot be trusted there", stacklevel=4)
+def _warn_of_bad_gradients(what: str, counts: Tensor, steps: int) -> None:
+    """A gradient that vanishes or breaks makes any defence look robust, so it must not pass in silence."""
+    images = int((counts > 0).sum())
+    if images:
+        message = f"the attack's gradient was {what} for {images} of {len(counts)} images, in up to {int(counts.max())} of {steps} steps"
+        warnings.warn(f"{message}: it cannot be trusted there", stacklevel=4)

@@ -13,17 +13,19 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BeforeValidator, Field, model_validator
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import attacks
-from benchmarks import classifiers, config, datasets
+from benchmarks import classifiers, datasets
 from benchmarks.config import ConfigError, Section
 from benchmarks.evaluate import ATTACK_DRAW, Attack, Evaluation, evaluate_batches
-from benchmarks.runs import RunError, environment, peak_memory, progress_bar, write_text
+from benchmarks.runs import RunError, environment, fingerprint, peak_memory, progress_bar, write_text
 from benchmarks.statistics import paired_difference
 from purify import DefendedClassifier, DiffPure, load_score_model
 from purify.gradients import GradientMode
+from purify.zoo import find_score_model
 
 SCHEMA = 1
 
@@ -191,7 +193,13 @@ class Bench:
         channels = self.score.image_shape[0] if self.score.image_shape else self.x.shape[1]
         if channels != self.x.shape[1]:
             raise ConfigError(f"score={settings.score!r} takes images of {channels} channels, data.name={settings.data.name!r} has {self.x.shape[1]}")
+        self.weights = {
+            "classifier": fingerprint(classifiers.find_classifier(settings.classifier)),
+            "score": fingerprint(find_score_model(settings.score)),
+        }
+        self.identity = fingerprint(json.dumps(settings.model_dump(mode="json")), *self.weights.values())
         self.defended = self._defended()
+        self._check_classes()
         self.rows = list(self._rows())
 
     def _defended(self, gradient: GradientMode | None = None) -> DefendedClassifier:
@@ -199,6 +207,17 @@ class Bench:
         if gradient is not None:
             arguments["gradient"] = gradient
         return DefendedClassifier(DiffPure(self.score, **arguments, seed=self.settings.seed), self.classifier)
+
+    @torch.no_grad()
+    def _check_classes(self) -> None:
+        """One image through both models: sizes and classes that do not fit should not wait for their row."""
+        for name, model in (("classifier", self.classifier), ("the defended classifier", self.defended)):
+            try:
+                classes = model(self.x[:1]).shape[1]
+            except (RuntimeError, ValueError) as error:
+                raise ConfigError(f"{name} does not take images of shape {tuple(self.x.shape[1:])}: {error}") from error
+            if classes <= int(self.y.max()):
+                raise ConfigError(f"{name} has {classes} classes, the labels go up to {int(self.y.max())}")
 
     def _rows(self) -> Iterable[Row]:
         models: dict[str, nn.Module] = {"undefended": self.classifier, "defended": self.defended}
@@ -210,7 +229,11 @@ class Bench:
                     yield Row(name, model, attack, attack.build(name == "defended"), attack_model)
 
     def run(self, out: Path, say: Callable[[str], None]) -> tuple[dict[str, Any], list[tuple[Row, Evaluation]]]:
-        """Measures every row that `out` does not hold yet; returns the summary and what it was made from. `say` gets a line per row."""
+        """Measures every batch that `out` does not hold yet; returns the summary and what it was made from. `say` gets a line per row.
+
+        Raises:
+            RunError: `out` holds batches of another configuration or of other weights.
+        """
         (out / "batches").mkdir(exist_ok=True)
         done: list[tuple[Row, Evaluation]] = []
         total = len(self.x)
@@ -227,7 +250,7 @@ class Bench:
     def _batch(self, out: Path, row: Row, first: int, update: Callable[[int, str], None]) -> Evaluation:
         path = out / "batches" / f"{row.model_name}.{row.attack_name}.{first:06d}.safetensors"
         if path.exists():
-            return _load_batch(path)
+            return self._load_batch(path)
         rows = slice(first, first + self.settings.batch_size)
         (part,) = evaluate_batches(
             row.model,
@@ -241,8 +264,31 @@ class Bench:
             batch_size=self.settings.batch_size,
             progress=lambda done, _: update(first + done, ""),
         )
-        _save_batch(path, part)
+        self._save_batch(path, part)
         return part
+
+    def _save_batch(self, path: Path, part: Evaluation) -> None:
+        tensors: dict[str, Tensor] = {"predictions": part.predictions, "labels": part.labels, "x_adv": part.x_adv.contiguous()}
+        facts = {"seconds": part.seconds, "network_evaluations": part.network_evaluations, "warnings": part.warnings, "identity": self.identity}
+        temporary = path.with_suffix(f".{os.getpid()}.partial")
+        try:
+            save_file(tensors, temporary, metadata={"facts": json.dumps(facts)})
+            os.replace(temporary, path)
+        except SafetensorError as error:  # a full disk, for one
+            raise OSError(f"{path} cannot be written: {error}; what is finished is kept, go on with --resume") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _load_batch(self, path: Path) -> Evaluation:
+        try:
+            with safe_open(path, framework="pt") as file:
+                facts = json.loads(file.metadata()["facts"])
+                predictions, labels, x_adv = (file.get_tensor(name) for name in ("predictions", "labels", "x_adv"))
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise RunError(f"{path} is not a whole batch, delete it to have it made again: {error}") from error
+        if facts["identity"] != self.identity:
+            raise RunError(f"{path} was made with another configuration or other weights; give another --out")
+        return Evaluation(predictions, labels, x_adv, facts["seconds"], facts["network_evaluations"], tuple(facts["warnings"]))
 
     def _write(self, out: Path, done: list[tuple[Row, Evaluation]]) -> None:
         lines = [json.dumps(line) for row, evaluation in done for line in self._image_lines(row, evaluation)]
@@ -261,6 +307,8 @@ class Bench:
             "seed": self.settings.seed,
             "images": len(self.x),
             "draws": self.settings.draws,
+            "complete": len(done) == len(self.rows),
+            "weights": self.weights,
             "config": self.settings.model_dump(mode="json"),
             "environment": environment(self.device),
             "peak_memory": peak_memory(self.device),
@@ -284,6 +332,7 @@ class Bench:
             "gradient": gradient,
             **{key: getattr(purifier, key) if defended else None for key in ("t_star", "steps", "solver", "method", "eta", "grid")},
             **facts,
+            "warnings": sorted(set(evaluation.warnings)),
             "seeds": {"evaluation": self.settings.seed, "attack": self.settings.seed if attack else None, "attack_draw": ATTACK_DRAW if attack else None},
         }
 
@@ -296,31 +345,3 @@ def _paired(done: list[tuple[Row, Evaluation]]) -> Iterable[dict[str, Any]]:
             reference_row, reference = attacked[0]
             difference = paired_difference(evaluation.per_image.numpy(), reference.per_image.numpy())
             yield {"model": name, "attack": row.attack_name, "reference": reference_row.attack_name, **difference.as_dict()}
-
-
-def _save_batch(path: Path, part: Evaluation) -> None:
-    tensors: dict[str, Tensor] = {"predictions": part.predictions, "labels": part.labels, "x_adv": part.x_adv.contiguous()}
-    temporary = path.with_suffix(f".{os.getpid()}.partial")
-    try:
-        save_file(tensors, temporary, metadata={"seconds": repr(part.seconds), "network_evaluations": str(part.network_evaluations)})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _load_batch(path: Path) -> Evaluation:
-    from safetensors import safe_open
-
-    tensors = load_file(path)
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-    return Evaluation(tensors["predictions"], tensors["labels"], tensors["x_adv"], float(metadata["seconds"]), int(metadata["network_evaluations"]))
-
-
-def check_resumable(settings: BenchConfig, out: Path) -> None:
-    """Raises RunError unless `out` holds a run of the same configuration."""
-    stored = out / "config.yaml"
-    if not stored.is_file():
-        raise RunError(f"--resume: {out} holds no run (no config.yaml)")
-    if config.load(BenchConfig, str(stored)) != settings:
-        raise RunError(f"--resume: the configuration differs from {stored}; give the same one, or another --out")

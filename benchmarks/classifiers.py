@@ -68,6 +68,11 @@ def packaged_classifiers() -> dict[str, Path]:
     return {file.name.removesuffix(_SUFFIX): file for file in sorted(folder.glob("*" + _SUFFIX))}
 
 
+def find_classifier(name_or_path: str | os.PathLike[str]) -> Path:
+    """The file of a packaged name, or the path itself. Raises CheckpointError for what is neither."""
+    return checkpoint.find(name_or_path, packaged_classifiers(), "classifier")
+
+
 def load_classifier(name_or_path: str | os.PathLike[str]) -> nn.Module:
     """A frozen classifier in evaluation mode on the CPU: images in [0, 1] -> logits.
 
@@ -77,12 +82,12 @@ def load_classifier(name_or_path: str | os.PathLike[str]) -> nn.Module:
     Raises:
         CheckpointError: unknown name, or a file that cannot be used.
     """
-    packaged = packaged_classifiers()
-    path = packaged.get(str(name_or_path), Path(name_or_path))
-    if not path.exists() and path.suffix != ".safetensors":
-        raise CheckpointError(f"no classifier {str(name_or_path)!r}: packaged are {', '.join(packaged) or 'none'}; else give a .safetensors path")
+    path = find_classifier(name_or_path)
     description, tensors = checkpoint.read(path, KIND)
-    model = build(description["architecture"], description["config"])
+    try:
+        model = build(description["architecture"], description["config"])
+    except checkpoint.UNUSABLE as error:
+        raise CheckpointError(f"{path}: the description in the file's metadata cannot be used: {error!r}") from error
     checkpoint.load_weights(model, tensors, path)
     return model.requires_grad_(False).eval()
 

@@ -43,21 +43,23 @@ def bench(
 
     from benchmarks import config as configs
     from benchmarks import report, runs
-    from benchmarks.bench import Bench, BenchConfig, check_resumable
+    from benchmarks.bench import Bench, BenchConfig
     from benchmarks.figures import save_accuracy_chart, save_attack_grid
     from purify import noise_keys
 
     settings = configs.load(BenchConfig, config, [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])])
     if resume:
-        check_resumable(settings, _required_out(out))
+        configs.check_same(settings, _required_out(out) / "config.yaml")
     experiment = Bench(settings, runs.pick_device(device))
     folder = _required_out(out) if resume else runs.make_folder(out, "bench")
-    configs.dump(settings, folder / "config.yaml")
-    try:
-        summary, evaluations = experiment.run(folder, _say)
-    except KeyboardInterrupt:
-        _say(f"stopped; go on with: purify bench {config} ... --out {folder} --resume")
-        raise
+    with runs.locked(folder):
+        if not resume:
+            configs.dump(settings, folder / "config.yaml")
+        try:
+            summary, evaluations = experiment.run(folder, _say)
+        except KeyboardInterrupt:
+            _say(f"stopped; go on with the same command and --out {folder} --resume")
+            raise
     save_accuracy_chart(summary, folder / "accuracy.png")
     count = min(settings.pictures, len(experiment.x))
     for row, evaluation in evaluations if count else []:
@@ -157,18 +159,17 @@ def train(
 
     from benchmarks import config as configs
     from benchmarks import runs
-    from benchmarks.train import CHECKPOINT, TrainConfig
-    from benchmarks.train import train as run_training
+    from benchmarks.train import TrainConfig, Training
 
     settings = configs.load(TrainConfig, config, overrides)
-    where = runs.pick_device(device)
     if resume:
-        folder = _required_out(out)
-        if not (folder / CHECKPOINT).is_file():
-            raise runs.RunError(f"--resume: {folder} holds no {CHECKPOINT}")
-    else:
-        folder = runs.make_folder(out, "train")
-    print(json.dumps(run_training(settings, config, folder, where, resume, _say), indent=2))
+        configs.check_same(settings, _required_out(out) / "config.yaml")
+    training = Training(settings, runs.pick_device(device))
+    folder = _required_out(out) if resume else runs.make_folder(out, "train")
+    with runs.locked(folder):
+        if not resume:
+            configs.dump(settings, folder / "config.yaml")
+        print(json.dumps(training.run(folder, resume, _say), indent=2))
 
 
 def _required_out(out: Path | None) -> Path:
@@ -187,7 +188,7 @@ def main() -> None:
         app()
     except KeyboardInterrupt:
         sys.exit(130)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("PURIFY_DEBUG"):
             raise
         _say(f"error: {error}")

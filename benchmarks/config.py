@@ -4,12 +4,13 @@ A file may name a parent in `extends:` (a path relative to itself); its own valu
 """
 
 import difflib
-import os
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from benchmarks.runs import write_text
 
 Config = TypeVar("Config", bound="Section")
 
@@ -140,6 +141,16 @@ def _nearest(name: str, known: list[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else (f"; known here: {', '.join(known)}" if known and len(known) < 20 else "")
 
 
-def dump(config: Section, path: str | os.PathLike[str]) -> None:
+def dump(config: Section, path: Path) -> None:
     """Writes the complete configuration, defaults included, as YAML that `load` reads back."""
-    Path(path).write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+
+def check_same(config: Section, path: Path) -> None:
+    """Raises ConfigError unless `path`, written by `dump`, holds the same configuration: a resumed run must be the run that was begun."""
+    if not path.is_file():
+        raise ConfigError(f"--resume: {path.parent} holds no run (no {path.name})")
+    stored, given = load(type(config), str(path)).model_dump(mode="json"), config.model_dump(mode="json")
+    if stored != given:
+        keys = ", ".join(key for key in given if given[key] != stored[key])
+        raise ConfigError(f"--resume: the configuration differs from {path} in {keys}; give the same one, or another --out")

@@ -1,8 +1,10 @@
 """Images and labels by name. All data sets come as uint8 images (n, c, h, w) and int64 labels (n,)."""
 
 import gzip
+import hashlib
 import os
 import shutil
+import zlib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -67,7 +69,7 @@ def _fashion_mnist(train: bool, root: str | None) -> Dataset:
     from torchvision.datasets import FashionMNIST  # a slow import that the embedded data do not need
 
     raw = _find_fashion_mnist(root)
-    if raw.name != "raw":
+    if raw.parts[-2:] != ("FashionMNIST", "raw") or not all((raw / name).is_file() for name in _FASHION_MNIST_FILES):
         raw = _unpack_fashion_mnist(raw)
     data = FashionMNIST(str(raw.parents[1]), train=train)
     return Dataset(data.data[:, None], data.targets.long(), FASHION_MNIST_CLASSES)
@@ -90,8 +92,8 @@ def _find_fashion_mnist(root: str | None) -> Path:
 
 
 def _unpack_fashion_mnist(source: Path) -> Path:
-    """Unpacks the official files once into the user's cache, in torchvision's layout."""
-    raw = cache_folder() / "FashionMNIST" / "raw"
+    """Unpacks the files of a folder once into the user's cache, in torchvision's layout; each source folder has a place of its own."""
+    raw = cache_folder() / hashlib.sha256(str(source.resolve()).encode()).hexdigest()[:16] / "FashionMNIST" / "raw"
     raw.mkdir(parents=True, exist_ok=True)
     for name in _FASHION_MNIST_FILES:
         target = raw / name
@@ -99,9 +101,14 @@ def _unpack_fashion_mnist(source: Path) -> Path:
             continue
         packed = source / f"{name}.gz"
         temporary = target.with_name(f"{name}.{os.getpid()}.partial")
-        with gzip.open(packed, "rb") if packed.is_file() else open(source / name, "rb") as stream, open(temporary, "wb") as out:
-            shutil.copyfileobj(stream, out)
-        os.replace(temporary, target)
+        try:
+            with gzip.open(packed, "rb") if packed.is_file() else open(source / name, "rb") as stream, open(temporary, "wb") as out:
+                shutil.copyfileobj(stream, out)
+            os.replace(temporary, target)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise DatasetError(f"{packed} is not a whole gzip file: {error}") from error
+        finally:
+            temporary.unlink(missing_ok=True)
     return raw
 
 

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,7 @@ class Evaluation:
         x_adv: (n, c, h, w), on the CPU: the images judged (the clean ones without an attack).
         seconds: wall time.
         network_evaluations: images that went through the score network, recomputation for gradients included.
+        warnings: what was warned of meanwhile, for instance dead gradients.
     """
 
     predictions: Tensor
@@ -44,6 +46,7 @@ class Evaluation:
     x_adv: Tensor
     seconds: float
     network_evaluations: int
+    warnings: tuple[str, ...] = ()
 
     @property
     def right(self) -> Tensor:
@@ -55,7 +58,7 @@ class Evaluation:
         """(n,) float64: each image's accuracy over the draws."""
         return self.right.double().mean(1)
 
-    @property
+    @cached_property
     def single(self) -> Estimate:
         """Mean over draws of the accuracy of one draw; bootstrap interval over images."""
         return bootstrap_mean(self.per_image.numpy())
@@ -78,7 +81,8 @@ class Evaluation:
     def join(parts: "list[Evaluation]") -> "Evaluation":
         """One evaluation of all images of `parts`."""
         tensors = (torch.cat([getattr(p, name) for p in parts]) for name in ("predictions", "labels", "x_adv"))
-        return Evaluation(*tensors, sum(p.seconds for p in parts), sum(p.network_evaluations for p in parts))
+        warned = tuple(text for p in parts for text in p.warnings)
+        return Evaluation(*tensors, sum(p.seconds for p in parts), sum(p.network_evaluations for p in parts), warned)
 
 
 def evaluate(
@@ -102,7 +106,8 @@ def evaluate(
         y: (n,) int64 labels.
         attack: makes the adversarial examples; None measures clean images.
         draws: evaluation draws per image.
-        seed: of all keys; the result is a function of (seed, image id), not of the batch.
+        seed: of all keys. For a model that takes keys and an attack that works by image (`attacks.PGD`) the result is a function of (seed, image
+            id), not of the batch.
         attack_model: what the attack differentiates, where it is not `model` (a surrogate, the bare classifier, another gradient mode).
         image_ids: (n,) int64, default 0 .. n - 1: identities of the images, for their keys.
         batch_size: images of one call of the attack and of the model.
@@ -154,7 +159,7 @@ def _batches(
     for rows in torch.arange(len(x)).split(batch_size):
         started = time.monotonic()
         images, labels, ids = x[rows], y[rows], image_ids[rows]
-        with _count_network_evaluations(model, attack_model) as count:
+        with _count_network_evaluations(model, attack_model) as count, _full_precision(x.device), warnings.catch_warnings(record=True) as caught:
             if attack is not None:
                 keys = noise_keys(seed, ids, ATTACK_DRAW).to(x.device)
                 images = attack(attack_model, images, labels, keys=keys, progress=_part(progress, int(rows[0]), len(rows), len(x)))
@@ -162,7 +167,10 @@ def _batches(
             predictions = torch.stack(list(labels_of_draws), dim=1)
         if progress is not None:
             progress(int(rows[-1]) + 1, len(x))
-        yield Evaluation(predictions.cpu(), labels.cpu(), images.detach().cpu(), time.monotonic() - started, count())
+        texts = tuple(str(warning.message) for warning in caught)
+        for text in texts:
+            warnings.warn(text, stacklevel=2)
+        yield Evaluation(predictions.cpu(), labels.cpu(), images.detach().cpu(), time.monotonic() - started, count(), texts)
 
 
 @torch.no_grad()
@@ -180,6 +188,13 @@ def _part(progress: Callable[[int, int], None] | None, first: int, count: int, t
     if progress is None:
         return None
     return lambda done, of: progress(first + int(count * done / of * 0.99), total)
+
+
+@contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """No lower precision behind the caller's back, and repeatable kernels: TF32 is cuDNN's default, and autocast may be open."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False), torch.autocast(device.type, enabled=False):
+        yield
 
 
 def _check_inference_mode(model: nn.Module) -> None:

@@ -31,10 +31,10 @@ def save_image_grid(
     rows = len(columns[0][1])
     figure, axes = plt.subplots(rows, len(columns), figsize=(1.45 * len(columns), 1.6 * rows), squeeze=False, layout="constrained")
     for j, (title, images) in enumerate(columns):
-        shown = images.detach().float().cpu().clamp(0, 1).permute(0, 2, 3, 1)
+        shown = images.detach().float().cpu().clamp(0, 1).permute(0, 2, 3, 1).numpy()
         for i in range(rows):
             axis = axes[i, j]
-            axis.imshow(shown[i].squeeze(-1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axis.imshow(shown[i, :, :, 0] if shown.shape[3] == 1 else shown[i], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axis.set_xticks([])
             axis.set_yticks([])
             if i == 0:

@@ -16,8 +16,10 @@ def read_summary(folder: Path) -> dict[str, Any]:
         summary = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise RunError(f"{folder} holds no readable summary.json: {error}") from error
-    if summary.get("schema") != 1:
-        raise RunError(f"{path}: schema {summary.get('schema')!r} is not known, expected 1")
+    if not isinstance(summary, dict) or summary.get("schema") != 1:
+        raise RunError(f"{path} is not a summary of schema 1")
+    if not summary.get("complete"):
+        raise RunError(f"{path}: the run is not finished; go on with it by `purify bench ... --out {folder} --resume`")
     return summary
 
 
@@ -27,19 +29,18 @@ def percent(estimate: dict[str, Any]) -> str:
     return f"{100 * estimate['value']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def table(summary: dict[str, Any], title: str = "") -> Table:
-    """The results of a run: accuracies in percent with 95 % intervals over images."""
+def table(summary: dict[str, Any]) -> Table:
+    """The results of a run: accuracies in percent with 95 % intervals over images; fits 80 columns."""
     n = str(summary["draws"])
-    result = Table(title=title or f"{summary['images']} images, accuracy in % [95 % interval]")
-    for name in ("model", "attack", "threat", "gradient", "single draw", f"worst of {n}", f"majority of {n}"):
-        result.add_column(name, overflow="fold")
-    for name in ("network evaluations", "seconds"):
-        result.add_column(name, justify="right")
+    result = Table(title=f"{summary['images']} images, accuracy in % with 95 % interval")
+    for name in ("model", "attack", "single draw", f"worst of {n}", f"majority of {n}"):
+        result.add_column(name)
+    result.add_column("network\nevaluations", justify="right")
+    result.add_column("s", justify="right")
     for r in summary["results"]:
-        result.add_row(
-            r["model"], _attack(r), r["threat"], r["gradient"] or "-", percent(r["single"]), percent(r["worst_of"][n]), percent(r["majority"][n]),
-            f"{r['network_evaluations']:,}", f"{r['seconds']:.0f}",
-        )  # fmt: skip
+        cells = (percent(estimate).replace(" ", "\n", 1) for estimate in (r["single"], r["worst_of"][n], r["majority"][n]))
+        attack = r["attack"] if r["attack"] == "none" else f"{r['attack']}\n{r['threat']}\n{_effort(r)}{', ' + r['gradient'] if r['gradient'] else ''}"
+        result.add_row(r["model"], attack, *cells, f"{r['network_evaluations']:,}", f"{r['seconds']:.0f}", end_section=True)
     return result
 
 
@@ -56,10 +57,12 @@ def paired_table(summary: dict[str, Any]) -> Table | None:
     return result
 
 
+def _effort(result: dict[str, Any]) -> str:
+    return f"{result['iterations']} steps, EOT {result['eot']}"
+
+
 def _attack(result: dict[str, Any]) -> str:
-    if result["attack"] == "none":
-        return "none"
-    return f"{result['attack']} ({result['iterations']} steps, EOT {result['eot']})"
+    return "none" if result["attack"] == "none" else f"{result['attack']} ({_effort(result)})"
 
 
 def markdown(summaries: list[dict[str, Any]]) -> str:
@@ -81,7 +84,7 @@ def curves(summaries: list[dict[str, Any]], key: str) -> dict[str, list[tuple[fl
         n = str(summary["draws"])
         for r in summary["results"]:
             if r["model"] == "defended":
-                name = "clean" if r["attack"] == "none" else r["attack"]
+                name = "clean" if r["attack"] == "none" else f"{_attack(r)}, {r['threat']}"
                 lines.setdefault(f"{name}, single draw", []).append((r[key], r["single"]))
                 lines.setdefault(f"{name}, worst of {n}", []).append((r[key], r["worst_of"][n]))
     return lines

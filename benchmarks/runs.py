@@ -1,9 +1,12 @@
 """What every run needs: its folder, its environment, its progress."""
 
+import fcntl
+import hashlib
 import os
 import platform
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,13 +27,14 @@ class RunError(ValueError):
 
 
 def make_folder(out: Path | None, kind: str) -> Path:
-    """A new or empty folder for a run: `out`, or runs/KIND-DATE-TIME.
+    """A new or empty folder for a run: `out`, or a new runs/KIND-DATE-TIME that no other run has.
 
     Raises:
         RunError: the folder holds something already, or cannot be written.
     """
     if out is None:
-        out = Path("runs") / f"{kind}-{datetime.now():%Y%m%d-%H%M%S}"
+        Path("runs").mkdir(exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f"{kind}-{datetime.now():%Y%m%d-%H%M%S}-", dir="runs"))
     if out.is_dir() and any(out.iterdir()):
         raise RunError(f"--out {out} already holds files: an existing run is never overwritten, give another folder")
     try:
@@ -43,16 +47,29 @@ def make_folder(out: Path | None, kind: str) -> Path:
     return out
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps a second process out of a run's folder; the lock ends with the process. Raises RunError where one is at work."""
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunError(f"--out {folder}: another process is running there") from error
+        yield
+
+
 def pick_device(name: str | None) -> torch.device:
     """The named device, by default a GPU where there is one. Raises RunError where it is not there."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise RunError(f"--device {name!r} is not a device: expected cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise RunError(f"--device {name}: no CUDA device is available here")
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise RunError(f"--device {name!r} is not a device: expected cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise RunError(f"--device {name}: {torch.cuda.device_count()} CUDA devices are available here")
     return device
 
 
@@ -98,10 +115,10 @@ def _line_progress(title: str, total: int) -> Callable[[int, str], None]:
         nonlocal last, first
         now = time.monotonic()
         first = done if first is None else first  # a resumed run does not start at 0
-        if now - last < 30 and done < total:
+        if now - last < 30 or done == first:
             return
         last = now
-        left = (now - started) * (total - done) / (done - first) if done > first else float("nan")
+        left = (now - started) * (total - done) / (done - first)
         print(f"{title}: {done}/{total}, {left / 60:.1f} min left {note}", file=sys.stderr, flush=True)
 
     return update
@@ -115,3 +132,12 @@ def write_text(path: Path, text: str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def fingerprint(*parts: str | bytes | Path) -> str:
+    """SHA-256 of texts and of files' contents."""
+    digest = hashlib.sha256()
+    for part in parts:
+        content = part.read_bytes() if isinstance(part, Path) else part.encode() if isinstance(part, str) else part
+        digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()

@@ -23,7 +23,7 @@ class Estimate:
         return f"{100 * self.value:.1f} [{100 * self.ci95[0]:.1f}, {100 * self.ci95[1]:.1f}]"
 
 
-def wilson(right: int, total: int) -> Estimate:
+def wilson(right: float, total: int) -> Estimate:
     """A proportion with Wilson's score interval (1927)."""
     p, z2 = right / total, _Z95**2
     centre = (p + z2 / (2 * total)) / (1 + z2 / total)
@@ -34,11 +34,11 @@ def wilson(right: int, total: int) -> Estimate:
 def bootstrap_mean(values: np.ndarray, seed: int = 0) -> Estimate:
     """The mean of per-image accuracies (n,) in [0, 1] with a percentile bootstrap interval over images.
 
-    Where all images agree on 0 or 1 the bootstrap has no spread and would claim certainty; Wilson's interval is given there.
+    Where all images agree the bootstrap has no spread and would claim certainty; Wilson's interval is given there.
     """
     mean = float(values.mean())
-    if mean in (0.0, 1.0):
-        return wilson(round(mean * len(values)), len(values))
+    if (values == values[0]).all():
+        return wilson(mean * len(values), len(values))
     means = _resampled_means(values, seed)
     low, high = np.quantile(means, [0.025, 0.975])
     return Estimate(mean, (float(low), float(high)))
@@ -62,13 +62,21 @@ def paired_difference(first: np.ndarray, second: np.ndarray, seed: int = 0) -> P
         raise ValueError(f"paired values need the same images, got {first.shape} and {second.shape}")
     differences = first - second
     low, high = np.quantile(_resampled_means(differences, seed), [0.025, 0.975])
-    signs = np.random.default_rng(seed + 1).integers(0, 2, (_RESAMPLES, len(differences))) * 2 - 1
-    null = np.abs((signs * differences).mean(1))
+    null = np.abs(_sign_flipped_means(differences, seed + 1))
     observed = abs(differences.mean())
     p_value = (1 + int((null >= observed - 1e-12).sum())) / (1 + _RESAMPLES)
     return PairedDifference(float(differences.mean()), (float(low), float(high)), p_value)
 
 
 def _resampled_means(values: np.ndarray, seed: int) -> np.ndarray:
-    rows = np.random.default_rng(seed).integers(0, len(values), (_RESAMPLES, len(values)))
-    return values[rows].mean(1)
+    """Means of resamples with replacement. Few distinct values occur, so their counts are drawn: memory does not grow with the images."""
+    distinct, counts = np.unique(values, return_counts=True)
+    drawn = np.random.default_rng(seed).multinomial(len(values), counts / len(values), size=_RESAMPLES)
+    return drawn @ distinct / len(values)
+
+
+def _sign_flipped_means(values: np.ndarray, seed: int) -> np.ndarray:
+    """Means after flipping each value's sign with probability 1/2: of the images that share a value, a binomial number keeps it."""
+    distinct, counts = np.unique(values, return_counts=True)
+    kept = np.random.default_rng(seed).binomial(counts, 0.5, size=(_RESAMPLES, len(counts)))
+    return (2 * kept - counts) @ distinct / len(values)

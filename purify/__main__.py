@@ -17,7 +17,8 @@ def main() -> None:
         places = [] if spec is None else [spec.origin] if spec.origin else list(spec.submodule_search_locations or [])
         if not any(Path(place).resolve().is_relative_to(here / name) for place in places if place):
             found = ", ".join(map(str, places)) or "nothing"
-            sys.exit(f"purify needs its own package {name!r} at {here / name}, but the import path finds {found} first")
+            print(f"error: purify needs its own package {name!r} at {here / name}, but the import path finds {found} first", file=sys.stderr)
+            sys.exit(2)
     importlib.import_module("benchmarks.cli").main()
 
 

@@ -4,15 +4,17 @@
   the backward pass reaches it: memory is one step's graph and one image-sized state a step.
 - "backprop": the same gradient by keeping every graph. The reference, and the fastest where it fits. The only mode that also reaches the
   network's parameters.
-- "adjoint": the solver's continuous adjoint, approximate.
-- "bpda": the identity (Athalye et al. 2018, arXiv 1802.00420), deliberately wrong: what an attacker without gradients would use.
+- "adjoint": the solver's continuous adjoint, approximate. Not under `torch.func`, which torchsde's adjoint does not support.
+- "bpda": the whole purifier counts as the identity (Athalye et al. 2018, arXiv 1802.00420), deliberately wrong: what an attacker without gradients would use.
 """
 
 import contextlib
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from purify.solvers import Solver
 
@@ -20,16 +22,16 @@ GradientMode = Literal["exact", "backprop", "adjoint", "bpda"]
 MODES: tuple[str, ...] = get_args(GradientMode)
 
 
-def solve(solver: Solver, x: Tensor, keys: Tensor, mode: GradientMode) -> Tensor:
-    """The end of the solver's path from `x` (b, c, h, w), differentiable in `x` as `mode` says."""
+def solve(solver: Solver, start: Callable[[Tensor], Tensor], x: Tensor, keys: Tensor, mode: GradientMode) -> Tensor:
+    """The end of the solver's path from `start(x)`, x (b, c, h, w), differentiable in `x` as `mode` says."""
     if mode == "backprop" or not torch.is_grad_enabled():
-        return solver.solve(x, keys)
+        return solver.solve(start(x), keys)
     if mode == "exact":
-        final, _ = _Replay.apply(x, keys, solver, _autocast_state(x.device.type))
+        final, _ = _Replay.apply(start(x), keys, solver, _Autocast(x.device.type))
         return final
     if mode == "adjoint":
-        return solver.solve_adjoint(x, keys)
-    return _StraightThrough.apply(x, keys, solver)
+        return solver.solve_adjoint(start(x), keys)
+    return _StraightThrough.apply(x, lambda image: solver.solve(start(image), keys))
 
 
 class _Replay(torch.autograd.Function):
@@ -48,6 +50,7 @@ class _Replay(torch.autograd.Function):
         ctx.states = output[1].states
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor, _: None) -> tuple[Tensor, None, None, None]:
         for index in reversed(range(ctx.solver.steps)):
             with ctx.autocast():
@@ -64,19 +67,19 @@ class _Opaque:
 
 
 class _StraightThrough(torch.autograd.Function):
-    """Forward: the path. Backward: the identity."""
+    """Forward: `function(x)`. Backward: the identity."""
 
     @staticmethod
-    def forward(x: Tensor, keys: Tensor, solver: Solver) -> Tensor:
-        return solver.solve(x, keys)
+    def forward(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        return function(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         pass
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return gradient, None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
 
 
 class _Autocast:
@@ -89,7 +92,3 @@ class _Autocast:
 
     def __call__(self) -> contextlib.AbstractContextManager[None]:
         return torch.autocast(self.device_type, self.dtype, enabled=self.enabled)
-
-
-def _autocast_state(device_type: str) -> _Autocast:
-    return _Autocast(device_type)

@@ -41,6 +41,11 @@ class ScoreModel(nn.Module):
         super().__init__()
         if prediction not in get_args(Prediction):
             raise ValueError(f"prediction={prediction!r} is not one of {', '.join(get_args(Prediction))}")
+        for name, value in (("t_max", t_max), ("time_scale", time_scale)):
+            if not 0 < value < float("inf"):
+                raise ValueError(f"{name} must be a positive number, got {value}")
+        if image_shape is not None and (len(image_shape) != 3 or min(image_shape) < 1):
+            raise ValueError(f"image_shape must be (channels, height, width), got {image_shape}")
         self.network = network
         self.schedule = schedule
         self.prediction = prediction

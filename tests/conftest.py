@@ -11,8 +11,6 @@ from purify.networks import build
 from purify.networks.gaussian import GaussianNoise
 from purify.schedules import LinearVP
 
-torch.set_num_threads(2)
-
 
 @pytest.fixture
 def gaussian_score():

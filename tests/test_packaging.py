@@ -32,6 +32,12 @@ def test_imports_run_one_way(package):
         assert not FORBIDDEN[package] & set(imported_packages(file)), file
 
 
+def test_only_the_launcher_knows_its_siblings():
+    """The walk above cannot see an import by name."""
+    users = [str(file.relative_to(ROOT)) for package in FORBIDDEN for file in (ROOT / package).rglob("*.py") if "import_module" in file.read_text()]
+    assert users == ["purify/__main__.py"]
+
+
 def run(*arguments, **options):
     return subprocess.run([sys.executable, "-W", "ignore", *map(str, arguments)], capture_output=True, text=True, **options)
 
@@ -46,7 +52,7 @@ def test_a_foreign_package_of_the_same_name_is_named(tmp_path):
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks" / "__init__.py").write_text("")
     result = run("-m", "purify", "bench", cwd=tmp_path)
-    assert result.returncode != 0
+    assert result.returncode == 2
     assert str(tmp_path / "benchmarks") in result.stderr and str(ROOT / "benchmarks") in result.stderr
     assert "Traceback" not in result.stderr
 

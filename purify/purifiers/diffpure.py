@@ -78,7 +78,7 @@ class DiffPure(Purifier):
         noise = standard_normal(keys, Stage.FORWARD, 0, tuple(x.shape[1:]), x.dtype)
         times = time_grid(self.t_star, self.t_end, self.steps // METHODS[self.method], self.grid)
         solver = SOLVERS[self.solver_name](ReverseSDE(self.score, times, self.eta), self.method)
-        return gradients.solve(solver, self.score.diffuse(x, noise, self.t_star), keys, self.gradient)
+        return gradients.solve(solver, lambda image: self.score.diffuse(image, noise, self.t_star), x, keys, self.gradient)
 
     def extra_repr(self) -> str:
         return (

@@ -12,7 +12,7 @@ from purify.score import ScoreModel
 from purify.zoo import checkpoint
 from purify.zoo.checkpoint import CheckpointError
 
-__all__ = ["CheckpointError", "load_score_model", "packaged_score_models", "save_score_model"]
+__all__ = ["CheckpointError", "find_score_model", "load_score_model", "packaged_score_models", "save_score_model"]
 
 KIND = "score_model"
 _SUFFIX = ".score.safetensors"
@@ -24,6 +24,11 @@ def packaged_score_models() -> dict[str, Path]:
     return {file.name.removesuffix(_SUFFIX): file for file in sorted(folder.glob("*" + _SUFFIX))}
 
 
+def find_score_model(name_or_path: str | os.PathLike[str]) -> Path:
+    """The file of a packaged name, or the path itself. Raises CheckpointError for what is neither."""
+    return checkpoint.find(name_or_path, packaged_score_models(), "score model")
+
+
 def load_score_model(name_or_path: str | os.PathLike[str]) -> ScoreModel:
     """A frozen `ScoreModel` in evaluation mode, float32, on the CPU.
 
@@ -33,19 +38,16 @@ def load_score_model(name_or_path: str | os.PathLike[str]) -> ScoreModel:
     Raises:
         CheckpointError: unknown name, or a file that cannot be used.
     """
-    packaged = packaged_score_models()
-    path = packaged.get(str(name_or_path), Path(name_or_path))
-    if not path.exists() and path.suffix != ".safetensors":
-        raise CheckpointError(f"no score model {str(name_or_path)!r}: packaged are {', '.join(packaged) or 'none'}; else give a .safetensors path")
+    path = find_score_model(name_or_path)
     description, tensors = checkpoint.read(path, KIND)
     try:
         network = networks.build(description["architecture"], description["config"])
         schedule = schedules.from_description(description["schedule"])
-        image_shape = tuple(description["image_shape"])
+        image_shape = None if description["image_shape"] is None else tuple(description["image_shape"])
         model = ScoreModel(
             network, schedule, description["prediction"], image_shape, description["time_scale"], description["t_max"], description["provenance"]
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except checkpoint.UNUSABLE as error:
         raise CheckpointError(f"{path}: the description in the file's metadata cannot be used: {error!r}") from error
     checkpoint.load_weights(network, tensors, path)
     return model.requires_grad_(False).eval()

@@ -17,18 +17,30 @@ from torch import Tensor, nn
 METADATA_KEY = "purify"
 
 
+UNUSABLE = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
+"""What building a model from a description that anybody may have written can raise."""
+
+
 class CheckpointError(ValueError):
     """A weight file that cannot be used; the message names the file and says why."""
 
 
 def save(path: str | os.PathLike[str], module: nn.Module, description: dict[str, Any], dtype: torch.dtype = torch.float16) -> None:
-    """Writes the module's state, floating-point tensors as `dtype`, beside `description`; an existing file is replaced atomically."""
+    """Writes the module's state, floating-point tensors as `dtype`, beside `description`; an existing file is replaced atomically.
+
+    Raises:
+        CheckpointError: weights that are not finite, or not in `dtype`'s range.
+        OSError: the file cannot be written.
+    """
     state = {name: t.detach().to("cpu", dtype if t.is_floating_point() else t.dtype).contiguous() for name, t in module.state_dict().items()}
     path = Path(path)
+    _check_finite(state, path)
     temporary = path.with_name(path.name + ".partial")
     try:
         save_file(state, temporary, metadata={METADATA_KEY: json.dumps(description)})
         os.replace(temporary, path)
+    except SafetensorError as error:  # a full disk, for one
+        raise OSError(f"{path} cannot be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -41,27 +53,35 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[
         kind: what `description["kind"]` must be.
 
     Raises:
-        CheckpointError: no such file, not a whole safetensors file, not written by `save`, of another kind, or NaN or infinity among the
+        CheckpointError: not a whole safetensors file, not written by `save`, of another kind, or NaN or infinity among the
             weights.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"no weight file at {path}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if METADATA_KEY not in metadata:
                 raise CheckpointError(f"{path} has no {METADATA_KEY!r} description in its metadata: it was not written by this package")
             description = json.loads(metadata[METADATA_KEY])
+            if not isinstance(description, dict):
+                raise CheckpointError(f"{path}: the description in the metadata must be a mapping, got {type(description).__name__}")
             if description.get("kind") != kind:
                 raise CheckpointError(f"{path} holds a {description.get('kind')!r}, expected a {kind!r}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
         raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise CheckpointError(f"{path}: tensor {name!r} holds NaN or infinity")
+    _check_finite(tensors, path)
     return description, {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+
+
+def find(name_or_path: str | os.PathLike[str], packaged: dict[str, Path], what: str) -> Path:
+    """The file of a packaged name, or the path itself. Raises CheckpointError that lists the packaged names."""
+    path = packaged.get(str(name_or_path), Path(name_or_path))
+    if not path.is_file() and path.suffix != ".safetensors":
+        raise CheckpointError(f"no {what} {str(name_or_path)!r}: packaged are {', '.join(packaged) or 'none'}; else give a .safetensors path")
+    if not path.is_file():
+        raise CheckpointError(f"no weight file at {path}")
+    return path
 
 
 def load_weights(module: nn.Module, tensors: dict[str, Tensor], path: str | os.PathLike[str]) -> None:
@@ -70,3 +90,9 @@ def load_weights(module: nn.Module, tensors: dict[str, Tensor], path: str | os.P
         module.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
         raise CheckpointError(f"{path}: the weights do not fit the architecture that the file names: {error}") from error
+
+
+def _check_finite(tensors: dict[str, Tensor], path: Path) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise CheckpointError(f"{path}: tensor {name!r} holds NaN or infinity as {tensor.dtype}")

@@ -53,6 +53,19 @@ def test_every_call_of_a_random_model_gets_fresh_keys():
     assert len(used.unique()) == len(used)
 
 
+def test_a_random_model_gets_no_clean_images_back():
+    """A draw that is wrong on the clean image, or right on the attacked one, must not leave the image unattacked."""
+
+    class Coin(Linear):
+        def forward(self, x, keys=None):
+            logits = super().forward(x)
+            return torch.where((keys % 2 == 0)[:, None], logits, -logits)
+
+    threat = Linf(0.02)
+    x_adv = AutoAttack(threat, version="custom", attacks=("apgd-ce",), iterations=5)(Coin(), X, Y)
+    assert (threat.distance(x_adv, X) > 0.01).all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -113,7 +113,7 @@ def test_figures_are_written(folder):
     for name in ("accuracy.png", "images_pgd.png", "images_autoattack.png"):
         with Image.open(folder / name) as image:
             assert min(image.size) > 200
-            assert len(set(image.convert("L").getdata())) > 50
+            assert len(image.convert("L").getcolors()) > 50
 
 
 def test_an_existing_run_is_not_overwritten(folder, config, monkeypatch, capsys):
@@ -148,11 +148,41 @@ def test_resume_needs_the_same_configuration(folder, config, tmp_path, monkeypat
     assert "--resume needs --out" in capsys.readouterr().err
 
 
+def test_resume_needs_the_same_weights(folder, config, tmp_path, monkeypatch, capsys):
+    """A weight file that changed between the two halves of a run must not be mixed in silence."""
+    from purify.zoo import load_score_model, packaged_score_models, save_score_model
+
+    weights, out = tmp_path / "w.safetensors", tmp_path / "out"
+    shutil.copy(packaged_score_models()["fashion-mnist"], weights)
+    command = ("bench", config, "--out", out, "--set", f"score={weights}", "--set", "attacks=[]")
+    assert run(monkeypatch, *command) == 0
+    model = load_score_model(weights)
+    save_score_model(weights, model, "small_unet", model.metadata["config"]["network"], torch.float32)
+    assert run(monkeypatch, *command, "--resume") == 2
+    assert "was made with another configuration or other weights" in capsys.readouterr().err
+
+
+def test_two_runs_do_not_share_a_folder(folder, config, monkeypatch, capsys):
+    from benchmarks.runs import locked
+
+    with locked(folder):
+        assert run(monkeypatch, "bench", config, "--out", folder, "--resume") == 2
+    assert "another process is running there" in capsys.readouterr().err
+
+
+def test_an_unfinished_run_is_not_reported(folder, tmp_path, monkeypatch, capsys):
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["complete"] and set(summary["weights"]) == {"classifier", "score"}
+    (tmp_path / "summary.json").write_text(json.dumps(summary | {"complete": False}))
+    assert run(monkeypatch, "report", tmp_path) == 2
+    assert "the run is not finished" in capsys.readouterr().err
+
+
 def test_seed_option_changes_the_draws(config, tmp_path, monkeypatch):
     predictions = []
     for seed in ("0", "5", "5"):
         out = tmp_path / f"run{len(predictions)}"
-        assert run(monkeypatch, "bench", config, "--out", out, "--seed", seed, "--set", "attacks=[]", "--set", "purifier.t_star=0.9") == 0
+        assert run(monkeypatch, "bench", config, "--out", out, "--seed", seed, "--set", "attacks=[]", "--set", "purifier.t_star=0.4", "--set", "draws=8") == 0
         assert json.loads((out / "summary.json").read_text())["seed"] == int(seed)
         predictions.append((out / "images.jsonl").read_text())
     assert predictions[0] != predictions[1] == predictions[2]
@@ -179,6 +209,8 @@ def test_report_merges_runs(folder, tmp_path, monkeypatch, capsys):
         (["--set", "classifier=resnet"], "no classifier 'resnet': packaged are fashion-mnist"),
         (["--set", "score=nothing.safetensors"], "no weight file at nothing.safetensors"),
         (["--device", "gpu"], "--device 'gpu' is not a device"),
+        (["--device", "meta"], "--device 'meta' is not a device"),
+        (["--device", "cuda:99"], "CUDA devices are available here"),
     ],
 )
 def test_bad_input(config, tmp_path, monkeypatch, capsys, arguments, message):

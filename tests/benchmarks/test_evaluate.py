@@ -87,6 +87,24 @@ def test_the_deployed_model_judges_what_another_model_attacked(defended):
     assert torch.equal(result.predictions, evaluate(defended, X, torch.zeros(10, dtype=torch.int64)).predictions)
 
 
+def test_verdicts_are_made_in_full_precision(defended):
+    y = torch.zeros(10, dtype=torch.int64)
+    expected = evaluate(defended, X, y, PGD(Linf(0.1), steps=2), draws=2)
+    with torch.autocast("cpu", torch.bfloat16):
+        result = evaluate(defended, X, y, PGD(Linf(0.1), steps=2), draws=2)
+    assert torch.equal(result.x_adv, expected.x_adv) and torch.equal(result.predictions, expected.predictions)
+
+
+def test_warnings_are_kept_with_the_result():
+    class Dead(nn.Module):
+        def forward(self, x):
+            return nn.functional.one_hot(torch.zeros(len(x), dtype=torch.int64), 3) + 0 * x.sum((1, 2, 3))[:, None]
+
+    with pytest.warns(UserWarning, match="exactly zero for 4 of 4"):
+        result = evaluate(Dead(), X[:4], torch.zeros(4, dtype=torch.int64), PGD(Linf(0.1), steps=2))
+    assert len(result.warnings) == 1 and "exactly zero for 4 of 4" in result.warnings[0]
+
+
 def test_nan_logits_are_an_error():
     class Broken(nn.Module):
         def forward(self, x):

@@ -24,6 +24,7 @@ def test_bootstrap_covers_the_mean_as_often_as_it_says():
 def test_bootstrap_of_unanimous_images_does_not_claim_certainty():
     assert bootstrap_mean(np.ones(20)).ci95 == wilson(20, 20).ci95
     assert bootstrap_mean(np.zeros(20)).ci95 == wilson(0, 20).ci95
+    assert bootstrap_mean(np.full(20, 0.5)).ci95 == wilson(10, 20).ci95
 
 
 def test_paired_difference():

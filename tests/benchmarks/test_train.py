@@ -47,7 +47,7 @@ def test_score_network(tmp_path, monkeypatch, capsys):
     quality = json.loads(capsys.readouterr().out)
     model = load_score_model(out / "tiny.score.safetensors")
     assert model.metadata["quality"] == quality
-    assert model.metadata["config"] == str(config) and model.metadata["images_seen"] == 128
+    assert model.metadata["config"]["network"] == SCORE["network"] and model.metadata["images_seen"] == 128
     assert model.image_shape == (1, 28, 28)
     assert (out / "samples.png").stat().st_size > 5000 and (out / "denoising.png").stat().st_size > 5000
     last = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
@@ -72,19 +72,18 @@ def test_classifier(tmp_path, monkeypatch, capsys):
 
 def test_a_terminated_run_resumes_to_the_same_weights(tmp_path, monkeypatch):
     """SIGTERM in the middle of the training, then --resume, against a run that was left alone."""
-    config = write(tmp_path / "c.yaml", CLASSIFIER | {"training": CLASSIFIER["training"] | {"steps": 150, "precision": "float32"}})
+    config = write(tmp_path / "c.yaml", CLASSIFIER | {"training": CLASSIFIER["training"] | {"steps": 150, "precision": "float32"}, "checkpoint_minutes": 1e-4})
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     command = [sys.executable, "-m", "purify", "train", str(config), "--out"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}  # the same sums in both
     subprocess.run([*command, str(whole)], check=True, env=environment, capture_output=True)
     process = subprocess.Popen([*command, str(broken)], env=environment, stderr=subprocess.PIPE, text=True)
-    while not (broken / "config.yaml").exists():  # written just before the first step
+    while not (broken / "checkpoint.pt").exists():  # the first one comes soon after the first step
         time.sleep(0.02)
-    time.sleep(0.5)
     process.send_signal(signal.SIGTERM)
     _, messages = process.communicate(timeout=60)
     assert process.returncode == 130, messages
-    assert "go on with --resume" in messages
+    assert "--resume" in messages
     assert not (broken / "tiny.classifier.safetensors").exists()
     subprocess.run([*command, str(broken), "--resume"], check=True, env=environment, capture_output=True)
     first, second = (torch.load(folder / "checkpoint.pt", weights_only=True)["trainer"] for folder in (whole, broken))
@@ -118,6 +117,7 @@ def test_a_full_disk_does_not_stop_the_training(tmp_path, monkeypatch, capsys):
         ({"schedule": {"name": "cosine"}}, "unknown schedule 'cosine'"),
         ({"trainig": {}}, "unknown key 'trainig'; did you mean 'training'?"),
         ({"data": {"train": "fashion-mnist-train", "test": "fashion-mnist-test", "root": "/nowhere"}}, "apt install dataset-fashion-mnist"),
+        ({"name": "../x"}, "name: String should match pattern"),
         ({"times": {"focus": 0.0}}, "need 0 < t_min < focus"),
     ],
 )
@@ -128,8 +128,22 @@ def test_bad_configurations(tmp_path, monkeypatch, capsys, change, message):
 
 
 def test_resume_needs_a_checkpoint(tmp_path, monkeypatch, capsys):
-    assert run(monkeypatch, write(tmp_path / "c.yaml", SCORE), "--out", tmp_path, "--resume") == 2
-    assert "holds no checkpoint.pt" in capsys.readouterr().err
+    config, out = write(tmp_path / "c.yaml", SCORE), tmp_path / "out"
+    assert run(monkeypatch, config, "--out", tmp_path, "--resume") == 2
+    assert "holds no run" in capsys.readouterr().err
+    assert run(monkeypatch, config, "--out", out) == 0
+    assert run(monkeypatch, config, "--out", out, "--resume", "--set", "training.learning_rate=0.5") == 2
+    assert "the configuration differs" in capsys.readouterr().err
+    (out / "checkpoint.pt").write_bytes((out / "checkpoint.pt").read_bytes()[:1000])
+    assert run(monkeypatch, config, "--out", out, "--resume") == 2
+    assert "checkpoint.pt is not a whole checkpoint" in capsys.readouterr().err
+
+
+def test_a_diverged_run_stops_and_says_so(tmp_path, monkeypatch, capsys):
+    config = write(tmp_path / "c.yaml", SCORE | {"training": SCORE["training"] | {"learning_rate": 1e30, "gradient_clip": 1e30}})
+    assert run(monkeypatch, config, "--out", tmp_path / "out") == 2
+    assert "error: the loss is" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "checkpoint.pt").exists()
 
 
 def test_fashion_mnist_from_a_folder_of_gzipped_files(tmp_path, monkeypatch):

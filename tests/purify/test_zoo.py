@@ -41,6 +41,20 @@ def test_round_trip(unet_score, saved):
     assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
 
 
+def test_unknown_image_shape_round_trip(unet_score, tmp_path):
+    unet_score.image_shape = None
+    purify.save_score_model(tmp_path / "m.safetensors", unet_score, "small_unet", CONFIG)
+    assert purify.load_score_model(tmp_path / "m.safetensors").image_shape is None
+
+
+def test_weights_beyond_half_precision_are_refused_when_saved(unet_score, tmp_path):
+    with torch.no_grad():
+        unet_score.network.conv_in.weight[0, 0, 0, 0] = 1e5
+    with pytest.raises(CheckpointError, match="conv_in.weight.*torch.float16"):
+        purify.save_score_model(tmp_path / "m.safetensors", unet_score, "small_unet", CONFIG)
+    assert not list(tmp_path.iterdir())
+
+
 def test_packaged_model_names_its_origin():
     assert "fashion-mnist" in packaged_score_models()
     model = purify.load_score_model("fashion-mnist")
@@ -77,14 +91,18 @@ def test_a_pickle_is_not_opened(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t, d: t.pop("conv_in.weight"), "do not fit the architecture.*conv_in.weight"),
-        (lambda t, d: t.update(extra=torch.zeros(1)), "do not fit the architecture.*extra"),
+        (lambda t, d: t.pop("conv_in.weight"), "(?s)do not fit the architecture.*conv_in.weight"),
+        (lambda t, d: t.update(extra=torch.zeros(1)), "(?s)do not fit the architecture.*extra"),
         (lambda t, d: t.update({"conv_in.bias": torch.full((16,), float("nan"))}), "tensor 'conv_in.bias' holds NaN or infinity"),
         (lambda t, d: d.update(architecture="resnet"), "unknown architecture 'resnet'"),
         (lambda t, d: d["config"].update(width=3), "does not take this configuration"),
         (lambda t, d: d.update(kind="classifier"), "holds a 'classifier', expected a 'score_model'"),
         (lambda t, d: d.pop("schedule"), "description.*schedule"),
         (lambda t, d: d.update(prediction="eps"), "prediction='eps'"),
+        (lambda t, d: d.update(t_max=float("nan")), "t_max must be a positive number, got nan"),
+        (lambda t, d: d["config"].update(multipliers=[]), "description"),
+        (lambda t, d: d["config"].update(base_channels=-8), "description"),
+        (lambda t, d: d.update(schedule=["LinearVP"]), "description"),
     ],
 )
 def test_wrong_contents(saved, change, message):
