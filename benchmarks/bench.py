@@ -9,17 +9,16 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BeforeValidator, Field, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-import attacks
 from benchmarks import classifiers, datasets
-from benchmarks.config import ConfigError, Section
+from benchmarks.bench_config import AutoAttackConfig, BenchConfig, PGDConfig
+from benchmarks.config import ConfigError
 from benchmarks.evaluate import ATTACK_DRAW, Attack, Evaluation, evaluate_batches
 from benchmarks.runs import RunError, environment, fingerprint, peak_memory, progress_bar, write_text
 from benchmarks.statistics import paired_difference
@@ -28,127 +27,6 @@ from purify.gradients import GradientMode
 from purify.zoo import find_score_model
 
 SCHEMA = 1
-
-
-def _fraction(value: object) -> object:
-    """Accepts "8/255" where a number is expected."""
-    if isinstance(value, str) and value.count("/") == 1:
-        numerator, denominator = value.split("/")
-        try:
-            return float(numerator) / float(denominator)
-        except (ValueError, ZeroDivisionError):
-            return value
-    return value
-
-
-class DataConfig(Section):
-    """Images `first` .. `first + images - 1` of a data set."""
-
-    name: str
-    images: int = Field(gt=0)
-    first: int = Field(0, ge=0)
-    root: str | None = None
-
-
-class PurifierConfig(Section):
-    """See `purify.DiffPure`, which checks the values."""
-
-    scheme: Literal["diffpure"] = "diffpure"
-    t_star: float
-    steps: int
-    gradient: GradientMode = "exact"
-    solver: str = "torchsde"
-    method: str = "euler"
-    eta: float = 1.0
-    t_end: float = 1e-5
-    grid: Literal["uniform", "quadratic"] = "uniform"
-
-
-class ThreatConfig(Section):
-    """`epsilon` for images in [0, 1], as a number or a fraction such as 8/255."""
-
-    norm: Literal["Linf", "L2"]
-    epsilon: Annotated[float, BeforeValidator(_fraction)] = Field(gt=0)
-
-    def build(self) -> attacks.Threat:
-        return {"Linf": attacks.Linf, "L2": attacks.L2}[self.norm](self.epsilon)
-
-
-class AttackConfig(Section):
-    """What all attacks have. `gradient` lets the attack differentiate the purifier in another mode than the deployed one."""
-
-    name: str = ""
-    threat: ThreatConfig
-    gradient: GradientMode | None = None
-    models: tuple[Literal["undefended", "defended"], ...] = ("undefended", "defended")
-
-
-class PGDConfig(AttackConfig):
-    """See `attacks.PGD`."""
-
-    kind: Literal["pgd"]
-    steps: int = Field(20, gt=0)
-    eot: int = Field(1, gt=0)
-    step_size: Annotated[float | None, BeforeValidator(_fraction)] = Field(None, gt=0)
-    loss: Literal["ce", "margin"] = "ce"
-    restarts: int = Field(1, gt=0)
-    random_start: bool = True
-    batch_size: int = Field(256, gt=0)
-
-    def build(self, random_model: bool) -> Attack:
-        eot = self.eot if random_model else 1  # the draws of a deterministic model are all alike
-        return attacks.PGD(self.threat.build(), self.steps, eot, self.step_size, self.loss, self.restarts, self.random_start, self.batch_size)
-
-    def facts(self, random_model: bool) -> dict[str, Any]:
-        return {"iterations": self.steps, "eot": self.eot if random_model else 1, "restarts": self.restarts, "loss": self.loss}
-
-
-class AutoAttackConfig(AttackConfig):
-    """See `attacks.AutoAttack`."""
-
-    kind: Literal["autoattack"]
-    version: Literal["standard", "rand", "custom"] = "standard"
-    attacks: tuple[str, ...] = ()
-    iterations: int = Field(100, gt=0)
-    eot: int = Field(1, gt=0)
-    queries: int = Field(5000, gt=0)
-    batch_size: int = Field(128, gt=0)
-
-    def build(self, random_model: bool) -> Attack:
-        del random_model
-        return attacks.AutoAttack(self.threat.build(), self.version, self.attacks, self.iterations, self.eot, self.queries, self.batch_size)
-
-    def facts(self, random_model: bool) -> dict[str, Any]:
-        del random_model
-        return {"iterations": self.iterations, "eot": 20 if self.version == "rand" else self.eot, "restarts": 1, "version": self.version}
-
-
-class BenchConfig(Section):
-    """One experiment: a defence, images, and attacks on both the bare and the defended classifier."""
-
-    seed: int = 0
-    data: DataConfig
-    classifier: str
-    score: str
-    purifier: PurifierConfig
-    draws: int = Field(8, gt=0)
-    batch_size: int = Field(64, gt=0)
-    attacks: tuple[Annotated[PGDConfig | AutoAttackConfig, Field(discriminator="kind")], ...]
-    pictures: int = Field(8, ge=0)
-
-    @model_validator(mode="after")
-    def _names_are_unique(self) -> "BenchConfig":
-        names = [attack_name(attack) for attack in self.attacks]
-        repeated = sorted({name for name in names if names.count(name) > 1 or name == "none"})
-        if repeated:
-            raise ValueError(f"every attack needs a name of its own, repeated or reserved: {', '.join(repeated)}; give `name:`")
-        if any(not name.replace("-", "").replace("_", "").replace(".", "").isalnum() for name in names):
-            raise ValueError(f"attack names are file names, of letters, digits, '-', '_' and '.': {', '.join(names)}")
-        return self
-
-
-def attack_name(attack: AttackConfig) -> str:
-    return attack.name or attack.kind  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -163,7 +41,7 @@ class Row:
 
     @property
     def attack_name(self) -> str:
-        return "none" if self.attack_config is None else attack_name(self.attack_config)
+        return "none" if self.attack_config is None else self.attack_config.label
 
 
 class Bench:
@@ -319,7 +197,7 @@ class Bench:
     def _result(self, row: Row, evaluation: Evaluation) -> dict[str, Any]:
         attack, purifier, defended = row.attack_config, self.settings.purifier, row.model_name == "defended"
         facts = attack.facts(defended) if attack else {"iterations": 0, "eot": 0, "restarts": 0}
-        gradient = (attack.gradient or purifier.gradient) if defended and attack else None
+        gradient = (attack and attack.gradient) or purifier.gradient
         return {
             "model": row.model_name,
             "attack": row.attack_name,
@@ -329,7 +207,7 @@ class Bench:
             "majority": {str(n): estimate.as_dict() for n, estimate in evaluation.majority.items()},
             "seconds": round(evaluation.seconds, 3),
             "network_evaluations": evaluation.network_evaluations,
-            "gradient": gradient,
+            "gradient": gradient if defended else None,
             **{key: getattr(purifier, key) if defended else None for key in ("t_star", "steps", "solver", "method", "eta", "grid")},
             **facts,
             "warnings": sorted(set(evaluation.warnings)),
@@ -338,10 +216,13 @@ class Bench:
 
 
 def _paired(done: list[tuple[Row, Evaluation]]) -> Iterable[dict[str, Any]]:
-    """Every attack against the first one on the same model: difference of single-draw accuracy, image by image."""
-    for name in ("undefended", "defended"):
-        attacked = [(row, evaluation) for row, evaluation in done if row.model_name == name and row.attack is not None]
-        for row, evaluation in attacked[1:]:
-            reference_row, reference = attacked[0]
+    """Every attack against the first one of the same threat on the same model: difference of single-draw accuracy, image by image."""
+    references: dict[tuple[str, str], tuple[Row, Evaluation]] = {}
+    for row, evaluation in done:
+        if row.attack_config is None:
+            continue
+        group = (row.model_name, str(row.attack_config.threat.build()))
+        reference_row, reference = references.setdefault(group, (row, evaluation))
+        if reference_row is not row:
             difference = paired_difference(evaluation.per_image.numpy(), reference.per_image.numpy())
-            yield {"model": name, "attack": row.attack_name, "reference": reference_row.attack_name, **difference.as_dict()}
+            yield {"model": row.model_name, "attack": row.attack_name, "reference": reference_row.attack_name, **difference.as_dict()}

@@ -24,6 +24,8 @@ def read_image(path: Path, channels: int, size_multiple: int, resize: tuple[int,
     Raises:
         RunError: not an image, colours for a grey network, or a size that the network does not take.
     """
+    if not path.is_file():
+        raise RunError(f"no image file at {path}")
     try:
         with Image.open(path) as opened:
             image = opened.convert("RGB")

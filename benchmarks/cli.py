@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-# Heavy imports stand inside the commands: --help should not wait for torch.
+# Imports stand inside the commands: each loads what it needs, and bad arguments are answered at once.
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
@@ -43,7 +43,8 @@ def bench(
 
     from benchmarks import config as configs
     from benchmarks import report, runs
-    from benchmarks.bench import Bench, BenchConfig
+    from benchmarks.bench import Bench
+    from benchmarks.bench_config import BenchConfig
     from benchmarks.figures import save_accuracy_chart, save_attack_grid
     from purify import noise_keys
 

@@ -38,7 +38,9 @@ def find(config: str) -> Path:
         if path.is_file():
             return path
     known = sorted(str(p.relative_to(shipped).with_suffix("")) for p in shipped.rglob("*.yaml"))
-    raise ConfigError(f"no configuration {config!r}: neither a file nor one of {', '.join(known)}{_nearest(config, known)}")
+    near = difflib.get_close_matches(config, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ConfigError(f"no configuration {config!r}: neither a file nor one of {', '.join(known)}{hint}")
 
 
 def load(kind: type[Config], config: str, overrides: list[str] | None = None) -> Config:

@@ -108,7 +108,7 @@ class KeyedBrownian:
     """A Brownian motion W per key over step time [0, steps], in the form that torchsde asks for.
 
     The increment over [i, i + 1] is `standard_normal(keys, Stage.INCREMENT, i)`. Inside a step the path follows by Levy's construction on
-    dyadic times, conditioned on the increment and on the space-time area (Foster, Lyons & Oberhauser 2020, arXiv 1905.09142, theorem 6.1);
+    dyadic times, conditioned on the increment and on the space-time area (Foster, Lyons & Oberhauser 2020, arXiv 1905.09142);
     between the finest dyadic times it is linear. So every interval is answered consistently, in any order and direction, with nothing stored.
 
     Args:

@@ -44,7 +44,7 @@ def _sqrt(x: Time) -> Time:
 
 @dataclass(frozen=True)
 class LinearVP:
-    """Variance-preserving process with beta(t) = beta_min + t (beta_max - beta_min) (Song et al. 2021, arXiv 2011.13456, eq. 32-33).
+    """Variance-preserving process with beta(t) = beta_min + t (beta_max - beta_min) (Song et al. 2021, arXiv 2011.13456).
 
     alpha^2 + sigma^2 = 1 at every t. The defaults are those of score_sde and DiffPure.
     """

@@ -37,7 +37,7 @@ class TimeSampling:
             raise ValueError(f"focus_share must lie in [0, 1], got {self.focus_share}")
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """(count,) float32 times, stratified over the batch (Kingma et al. 2021, arXiv 2107.00630, appendix I.1) for lower variance."""
+        """(count,) float32 times, stratified over the batch (Kingma et al. 2021, arXiv 2107.00630) for lower variance."""
         uniform = (torch.rand(1, generator=generator) + torch.arange(count) / count) % 1
         share = self.focus_share
         focused = self.t_min + (self.focus - self.t_min) * uniform / max(share, 1e-12)

@@ -1,8 +1,5 @@
 """Shared fixtures: small models whose behaviour is known."""
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -32,12 +29,3 @@ def unet_score():
         if not parameter.any():  # zero-initialised layers would hide most of the network
             torch.nn.init.normal_(parameter, std=0.05)
     return ScoreModel(network, LinearVP(), "v", image_shape=(1, 28, 28)).requires_grad_(False).eval()
-
-
-@pytest.fixture
-def test_data() -> Path:
-    """The folder of large test data; skips where PURIFY_TEST_DATA is unset."""
-    folder = os.environ.get("PURIFY_TEST_DATA")
-    if not folder:
-        pytest.skip("PURIFY_TEST_DATA is not set: the folder of large test data")
-    return Path(folder)

@@ -65,7 +65,7 @@ def test_bad_files(case, image, tmp_path, monkeypatch, capsys):
     files, message = {
         "colour": ([image, colour], "has colours (3 channels), the score network takes grey images"),
         "text": ([text], "is not a readable image"),
-        "missing": ([tmp_path / "gone.png"], "gone.png is not a readable image"),
+        "missing": ([tmp_path / "gone.png"], "no image file at"),
         "twice": ([image, image], "several images are named boot"),
     }[case]
     assert run(monkeypatch, *files, "--out", tmp_path / "x") == 2

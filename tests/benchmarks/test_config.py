@@ -1,7 +1,7 @@
 import pytest
 
 from benchmarks import config
-from benchmarks.bench import BenchConfig
+from benchmarks.bench_config import BenchConfig
 from benchmarks.config import ConfigError
 from benchmarks.train import TrainConfig
 

@@ -1,0 +1,133 @@
+"""The configuration of `purify bench`."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+import attacks
+from benchmarks.config import Section
+from benchmarks.evaluate import Attack
+from purify.gradients import GradientMode
+
+
+def _fraction(value: object) -> object:
+    """Accepts "8/255" where a number is expected."""
+    if isinstance(value, str) and value.count("/") == 1:
+        numerator, denominator = value.split("/")
+        try:
+            return float(numerator) / float(denominator)
+        except (ValueError, ZeroDivisionError):
+            return value
+    return value
+
+
+class DataConfig(Section):
+    """Images `first` .. `first + images - 1` of a data set."""
+
+    name: str
+    images: int = Field(gt=0)
+    first: int = Field(0, ge=0)
+    root: str | None = None
+
+
+class PurifierConfig(Section):
+    """See `purify.DiffPure`, which checks the values."""
+
+    scheme: Literal["diffpure"] = "diffpure"
+    t_star: float
+    steps: int
+    gradient: GradientMode = "exact"
+    solver: str = "torchsde"
+    method: str = "euler"
+    eta: float = 1.0
+    t_end: float = 1e-5
+    grid: Literal["uniform", "quadratic"] = "uniform"
+
+
+class ThreatConfig(Section):
+    """`epsilon` for images in [0, 1], as a number or a fraction such as 8/255."""
+
+    norm: Literal["Linf", "L2"]
+    epsilon: Annotated[float, BeforeValidator(_fraction)] = Field(gt=0)
+
+    def build(self) -> attacks.Threat:
+        return {"Linf": attacks.Linf, "L2": attacks.L2}[self.norm](self.epsilon)
+
+
+class AttackConfig(Section):
+    """What all attacks have. `gradient` lets the attack differentiate the purifier in another mode than the deployed one."""
+
+    kind: str
+    name: str = ""
+    threat: ThreatConfig
+    gradient: GradientMode | None = None
+    models: tuple[Literal["undefended", "defended"], ...] = ("undefended", "defended")
+
+    @property
+    def label(self) -> str:
+        """What the attack is called in results: its name, by default its kind."""
+        return self.name or self.kind
+
+
+class PGDConfig(AttackConfig):
+    """See `attacks.PGD`."""
+
+    kind: Literal["pgd"]
+    steps: int = Field(20, gt=0)
+    eot: int = Field(1, gt=0)
+    step_size: Annotated[float | None, BeforeValidator(_fraction)] = Field(None, gt=0)
+    loss: Literal["ce", "margin"] = "ce"
+    restarts: int = Field(1, gt=0)
+    random_start: bool = True
+    batch_size: int = Field(256, gt=0)
+
+    def build(self, random_model: bool) -> Attack:
+        eot = self.eot if random_model else 1  # the draws of a deterministic model are all alike
+        return attacks.PGD(self.threat.build(), self.steps, eot, self.step_size, self.loss, self.restarts, self.random_start, self.batch_size)
+
+    def facts(self, random_model: bool) -> dict[str, Any]:
+        return {"iterations": self.steps, "eot": self.eot if random_model else 1, "restarts": self.restarts, "loss": self.loss}
+
+
+class AutoAttackConfig(AttackConfig):
+    """See `attacks.AutoAttack`."""
+
+    kind: Literal["autoattack"]
+    version: Literal["standard", "rand", "custom"] = "standard"
+    attacks: tuple[str, ...] = ()
+    iterations: int = Field(100, gt=0)
+    eot: int = Field(1, gt=0)
+    queries: int = Field(5000, gt=0)
+    batch_size: int = Field(128, gt=0)
+
+    def build(self, random_model: bool) -> Attack:
+        del random_model
+        return attacks.AutoAttack(self.threat.build(), self.version, self.attacks, self.iterations, self.eot, self.queries, self.batch_size)
+
+    def facts(self, random_model: bool) -> dict[str, Any]:
+        del random_model
+        return {"iterations": self.iterations, "eot": 20 if self.version == "rand" else self.eot, "restarts": 1, "version": self.version}
+
+
+class BenchConfig(Section):
+    """One experiment: a defence, images, and attacks on both the bare and the defended classifier."""
+
+    seed: int = 0
+    data: DataConfig
+    classifier: str
+    score: str
+    purifier: PurifierConfig
+    draws: int = Field(8, gt=0)
+    batch_size: int = Field(64, gt=0)
+    attacks: tuple[Annotated[PGDConfig | AutoAttackConfig, Field(discriminator="kind")], ...]
+    pictures: int = Field(8, ge=0)
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> "BenchConfig":
+        names = [attack.label for attack in self.attacks]
+        repeated = sorted({name for name in names if names.count(name) > 1 or name == "none"})
+        if repeated:
+            raise ValueError(f"every attack needs a name of its own, repeated or reserved: {', '.join(repeated)}; give `name:`")
+        if any(not name.replace("-", "").replace("_", "").replace(".", "").isalnum() for name in names):
+            raise ValueError(f"attack names are file names, of letters, digits, '-', '_' and '.': {', '.join(names)}")
+        return self
