@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from attacks.checks import check_inputs
-from attacks.eot import call
+from attacks.eot import call, takes_keys
 from benchmarks.statistics import Estimate, bootstrap_mean, wilson
 from purify.defense import plurality
 from purify.noise import noise_keys
+from purify.purifiers import Purifier
 from purify.score import ScoreModel
 
 Attack = Callable[..., Tensor]
@@ -141,6 +142,7 @@ def evaluate_batches(
     if image_ids.shape != (len(x),):
         raise ValueError(f"image_ids must have shape ({len(x)},), got {tuple(image_ids.shape)}")
     _check_inference_mode(model)
+    _check_keys_arrive(model)
     return _batches(model, x, y, attack, draws, seed, attack_model or model, image_ids, batch_size, progress)
 
 
@@ -202,6 +204,12 @@ def _check_inference_mode(model: nn.Module) -> None:
     names = [name for name, module in model.named_modules() if module.training and isinstance(module, batch_dependent)]
     if names:
         warnings.warn(f"{len(names)} batch-norm or dropout layers are in training mode (first: {names[0]}): call .eval() on the model", stacklevel=3)
+
+
+def _check_keys_arrive(model: nn.Module) -> None:
+    if not takes_keys(model) and any(isinstance(module, Purifier) for module in model.modules()):
+        message = f"{type(model).__name__}.forward has no parameter `keys`, so the purifier inside draws fresh noise at every call"
+        warnings.warn(f"{message}: results depend on the batch; give it `keys=None` and pass them on", stacklevel=3)
 
 
 @contextmanager

@@ -1,7 +1,8 @@
-"""The whole path on a case with a known answer: a linear classifier behind the purifier of Gaussian data.
+"""The whole path on a case with a known answer: a linear classifier behind the purifier of correlated Gaussian data.
 
-The purifier maps x to a x + c + s z with z ~ N(0, I), so a linear logit difference is normal, and under Linf the best attack moves every pixel
-by epsilon: clean and robust accuracy of one draw are normal probabilities.
+The purifier maps x to J x + c + noise with a symmetric matrix J, so a linear logit difference (w, x) is normal with mean (J w, x), and under Linf the
+best attack moves every pixel by epsilon against the sign of J w: clean and robust accuracy of one draw are normal probabilities. The data
+are so correlated that J w and w differ in sign at many pixels: an attack without the purifier's true gradient misses the optimum.
 """
 
 import math
@@ -12,59 +13,74 @@ from torch import nn
 
 from attacks import PGD, Linf
 from benchmarks import evaluate
-from purify import DefendedClassifier, DiffPure
+from purify import DefendedClassifier, DiffPure, ScoreModel
+from purify.schedules import LinearVP
 from purify.sde import time_grid
 
-T_STAR, STEPS, STD, EPSILON, SHAPE, IMAGES, DRAWS = 0.3, 8, 0.5, 0.02, (1, 6, 6), 400, 8
+T_STAR, STEPS, EPSILON, SHAPE, IMAGES, DRAWS = 0.3, 8, 0.02, (1, 6, 6), 400, 8
+STD = torch.logspace(-1.5, 0.3, 36, dtype=torch.float64)
+BASIS = torch.linalg.qr(torch.randn(36, 36, generator=torch.Generator().manual_seed(2), dtype=torch.float64))[0]
+
+
+class CorrelatedGaussianNoise(nn.Module):
+    """E[n | x_t] for data N(0, BASIS diag(STD^2) BASIS^T)."""
+
+    def forward(self, x, t):
+        alpha, sigma = LinearVP().alpha(t)[:, None], LinearVP().sigma(t)[:, None]
+        return ((x.flatten(1) @ BASIS) * sigma / (alpha**2 * STD**2 + sigma**2) @ BASIS.T).reshape(x.shape)
 
 
 class Linear(nn.Module):
     def __init__(self):
         super().__init__()
-        self.w = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        self.w = torch.randn(36, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
     def forward(self, x):
-        z = ((x - 0.5) * self.w).sum((1, 2, 3))
+        z = (x - 0.5).flatten(1) @ self.w
         return torch.stack([-z, z], 1) / 2
 
 
-def gain_and_spread(schedule):
-    """(a, s) of the discrete Euler path, on [-1, 1]; the mean of the data is 0, so there is no offset."""
-    gain, variance = schedule.alpha(T_STAR), schedule.sigma(T_STAR) ** 2
+def jacobian_and_covariance():
+    """Of the discrete Euler path on [-1, 1], step by step along each principal direction."""
+    schedule = LinearVP()
+    gain, variance = schedule.alpha(T_STAR), schedule.sigma(T_STAR) ** 2 * torch.ones_like(STD)
     times = time_grid(T_STAR, 1e-5, STEPS)
     for t, s in zip(times[:-1], times[1:], strict=True):
         dt, g2 = s - t, schedule.diffusion(t) ** 2
         a = 1 + dt * (schedule.drift(t) + g2 / (schedule.alpha(t) ** 2 * STD**2 + schedule.sigma(t) ** 2))
         gain, variance = a * gain, a**2 * variance - g2 * dt
-    return gain, math.sqrt(variance)
+    return BASIS @ torch.diag(gain) @ BASIS.T, BASIS @ torch.diag(variance) @ BASIS.T
 
 
-def binomial_sum_probability(p):
+def majority_probability(p):
     """Probability that more than half of DRAWS independent draws are right."""
     return sum(math.comb(DRAWS, k) * p**k * (1 - p) ** (DRAWS - k) for k in range(DRAWS // 2 + 1, DRAWS + 1))
 
 
-@pytest.mark.parametrize("attacked", [False, True])
-def test_accuracy_equals_the_closed_form(gaussian_score, attacked):
-    score, classifier = gaussian_score(0.0, STD), Linear()
-    gain, spread = gain_and_spread(score.schedule)
-    x = (0.5 + 0.08 * torch.randn(IMAGES, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)).clamp(EPSILON, 1 - EPSILON)
-    y = classifier(x).argmax(1)
+@pytest.mark.parametrize("gradient", [None, "exact", "backprop", "bpda"])
+def test_accuracy_equals_the_closed_form(gradient):
+    """Clean, under the optimal attack, and under the one that takes the purifier for the identity, which is known too and weaker."""
+    jacobian, covariance = jacobian_and_covariance()
+    classifier = Linear()
+    w, effective = classifier.w, jacobian @ classifier.w
+    assert 0.2 < (w.sign() != effective.sign()).double().mean() < 0.8
 
-    # On [0, 1]: the purified logit difference is gain (w, x - 0.5) + spread/2 (w, z); the label's sign makes it a margin.
-    margins = (classifier(x)[:, 1] - classifier(x)[:, 0]) * (2 * y - 1)
-    if attacked:
-        margins = margins - EPSILON * classifier.w.abs().sum()
-    right = torch.special.ndtr(gain * margins / (spread / 2 * classifier.w.norm())).tolist()
+    x = (0.5 + 0.15 * torch.randn(IMAGES, 36, generator=torch.Generator().manual_seed(1), dtype=torch.float64)).clamp(EPSILON, 1 - EPSILON)
+    y = ((x - 0.5) @ effective > 0).long()
+    loss = {None: 0.0, "bpda": w.sign() @ effective}.get(gradient, effective.abs().sum())
+    margins = ((x - 0.5) @ effective) * (2 * y - 1) - EPSILON * loss
+    right = torch.special.ndtr(margins / (w @ covariance @ w / 4).sqrt()).tolist()  # the noise lives on [-1, 1], twice as wide
 
-    attack = PGD(Linf(EPSILON), steps=10, eot=4, loss="margin") if attacked else None
-    result = evaluate(DefendedClassifier(DiffPure(score, T_STAR, STEPS), classifier), x, y, attack, draws=DRAWS)
+    score = ScoreModel(CorrelatedGaussianNoise(), LinearVP(), "noise")
+    defended = DefendedClassifier(DiffPure(score, T_STAR, STEPS, gradient or "exact"), classifier)
+    attack = PGD(Linf(EPSILON), steps=10, loss="margin") if gradient else None
+    result = evaluate(defended, x.reshape(-1, *SHAPE), y, attack, draws=DRAWS)
 
-    def within(value, probabilities, per_image):
+    def agrees(value, probabilities, per_image):
         deviation = math.sqrt(sum(p * (1 - p) for p in probabilities) / per_image) / IMAGES
         assert value == pytest.approx(sum(probabilities) / IMAGES, abs=4 * deviation)
 
-    within(result.single.value, right, DRAWS)
-    within(result.worst_of[DRAWS].value, [p**DRAWS for p in right], 1)
-    within(result.majority[DRAWS].value, [binomial_sum_probability(p) for p in right], 1)
+    agrees(result.single.value, right, DRAWS)
+    agrees(result.worst_of[DRAWS].value, [p**DRAWS for p in right], 1)
+    agrees(result.majority[DRAWS].value, [majority_probability(p) for p in right], 1)
     assert 0.05 < result.single.value < 0.98  # a case where both ends would be trivial shows nothing

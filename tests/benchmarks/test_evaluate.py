@@ -130,6 +130,11 @@ def test_bad_input_comes_before_any_work(defended):
     assert not calls
 
 
+def test_keys_that_do_not_arrive_are_reported(defended):
+    with pytest.warns(UserWarning, match="Sequential.forward has no parameter `keys`"):
+        evaluate(nn.Sequential(defended), X, torch.zeros(10, dtype=torch.int64), draws=1)
+
+
 def test_training_mode_is_reported():
     model = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(784, 10))
     with pytest.warns(UserWarning, match="1 batch-norm or dropout layers are in training mode"):
