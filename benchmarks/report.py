@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from benchmarks.runs import RunError
@@ -30,26 +31,32 @@ def percent(estimate: dict[str, Any]) -> str:
 
 
 def table(summary: dict[str, Any]) -> Table:
-    """The results of a run: accuracies in percent with 95 % intervals over images; fits 80 columns."""
+    """The results of a run: accuracies in percent over their 95 % intervals, and network evaluations (NFE); fits 80 columns."""
     n = str(summary["draws"])
-    result = Table(title=f"{summary['images']} images, accuracy in % with 95 % interval")
-    for name in ("model", "attack", "single draw", f"worst of {n}", f"majority of {n}"):
-        result.add_column(name)
-    result.add_column("network\nevaluations", justify="right")
-    result.add_column("s", justify="right")
+    result = Table(title=f"{summary['images']} images: accuracy in %, 95 % interval over images", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for name in ("model", "attack", "single\ndraw", f"worst\nof {n}", f"majority\nof {n}"):
+        result.add_column(name, no_wrap=True)
+    for name in ("NFE", "seconds"):
+        result.add_column(name, justify="right", no_wrap=True)
     for r in summary["results"]:
-        cells = (percent(estimate).replace(" ", "\n", 1) for estimate in (r["single"], r["worst_of"][n], r["majority"][n]))
-        attack = r["attack"] if r["attack"] == "none" else f"{r['attack']}\n{r['threat']}\n{_effort(r)}{', ' + r['gradient'] if r['gradient'] else ''}"
-        result.add_row(r["model"], attack, *cells, f"{r['network_evaluations']:,}", f"{r['seconds']:.0f}", end_section=True)
+        attack = r["attack"]
+        if attack != "none":
+            attack = f"{attack}\n{r['threat']}\n{r['iterations']} steps\nEOT {r['eot']}{', ' + r['gradient'] if r['gradient'] else ''}"
+        cells = (f"{100 * e['value']:.1f}\n{100 * e['ci95'][0]:.1f}-{100 * e['ci95'][1]:.1f}" for e in (r["single"], r["worst_of"][n], r["majority"][n]))
+        result.add_row(r["model"], attack, *cells, _short(r["network_evaluations"]), f"{r['seconds']:.0f}", end_section=True)
     return result
+
+
+def _short(count: int) -> str:
+    return f"{count / 1e6:.1f}M" if count >= 1e6 else f"{count / 1e3:.0f}k" if count >= 1e4 else str(count)
 
 
 def paired_table(summary: dict[str, Any]) -> Table | None:
     """Every attack against the first on the same images, or None where there is one attack only."""
     if not summary["paired"]:
         return None
-    result = Table(title="single-draw accuracy, difference in points on the same images")
-    for name in ("model", "attack", "compared with", "difference [95 % interval]", "p (sign-flip test)"):
+    result = Table(title="single-draw accuracy: difference in points on the same images", box=box.SIMPLE)
+    for name in ("model", "attack", "compared with", "difference [95 %]", "p (sign flips)"):
         result.add_column(name)
     for p in summary["paired"]:
         low, high = p["ci95"]
