@@ -1,6 +1,6 @@
 """`purify speed`: what purification costs beyond its bare network evaluations.
 
-All parts are timed in turn, several rounds, in one process: ratios of medians hold on a noisy machine where seconds do not.
+All parts are timed in turn, several rounds, in one process, and compared within a round: such ratios hold on a noisy machine where seconds do not.
 """
 
 import statistics
@@ -27,7 +27,7 @@ def measure(score: ScoreModel, batch: int, steps: int, rounds: int, device: torc
         device: where to measure.
 
     Returns:
-        {"seconds": {part: median}, "ratio": {part: median / median of "bare network evaluations"}, ...}
+        {"seconds": {part: median}, "ratio": {part: median of its time over that of "bare network evaluations" in the same round}, ...}
     """
     assert score.image_shape is not None
     score = score.to(device)
@@ -69,14 +69,13 @@ def measure(score: ScoreModel, batch: int, steps: int, rounds: int, device: torc
             _wait(device)
             if round_ > 0:
                 seconds[name].append(time.perf_counter() - started)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    reference = medians["bare network evaluations"]
+    reference = seconds["bare network evaluations"]
     return {
         "batch": batch,
         "steps": steps,
         "rounds": rounds,
-        "seconds": medians,
-        "ratio": {name: value / reference for name, value in medians.items()},
+        "seconds": {name: statistics.median(values) for name, values in seconds.items()},
+        "ratio": {name: statistics.median(v / r for v, r in zip(values, reference, strict=True)) for name, values in seconds.items()},
     }
 
 

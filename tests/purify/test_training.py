@@ -61,7 +61,8 @@ def test_every_image_is_seen_once_an_epoch():
 
 def test_score_matching_loss_of_the_exact_network_is_the_posterior_variance(gaussian_score):
     """For Gaussian data the best noise prediction leaves E Var(n | x_t) = alpha^2 s^2 / (alpha^2 s^2 + sigma^2), averaged over t."""
-    score, std, times = gaussian_score(0.0, 0.5), 0.5, TimeSampling(t_min=0.2, focus=0.201, t_max=0.202, focus_share=0.0)
+    # Four standard deviations fit into [-1, 1]: the bytes clip next to nothing.
+    score, std, times = gaussian_score(0.0, 0.25), 0.25, TimeSampling(t_min=0.2, focus=0.201, t_max=0.202, focus_share=0.0)
     generator = torch.Generator().manual_seed(0)
     data = ((std * torch.randn(400, 1, 16, 16, generator=generator) + 1) * 127.5).round().clamp(0, 255).byte()
     loss = denoising_score_matching(times)(score, data, torch.zeros(400), generator).item()
@@ -77,12 +78,12 @@ def test_time_sampling_has_the_stated_shares():
 
 
 def test_training_reduces_the_loss():
-    losses = []
-    run = Trainer(
-        tiny_model(), denoising_score_matching(TimeSampling()), IMAGES // 64 * 64, LABELS, TrainingSettings(steps=60, batch_size=32, learning_rate=3e-3)
-    )
-    run.run(lambda step, loss: bool(losses.append(loss.item())))
-    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
+    """Images of one grey each: a network that has learned anything can average the noise away."""
+    losses: list[float] = []
+    flat = (torch.arange(64) * 4).byte()[:, None, None, None].expand(64, 1, 8, 8).contiguous()
+    settings = TrainingSettings(steps=200, batch_size=32, learning_rate=1e-2, warmup_steps=10)
+    Trainer(tiny_model(), denoising_score_matching(TimeSampling()), flat, LABELS, settings).run(lambda step, loss: bool(losses.append(loss.item())))
+    assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
 
 
 def test_learning_rate_schedule():
@@ -101,9 +102,10 @@ def test_classifier_augmentation_moves_whole_images():
             seen.append(x)
             return torch.zeros(len(x), 10)
 
-    loss = classification(shift=1, flip=True)(Recorder(), IMAGES, LABELS, torch.Generator().manual_seed(0))
+    many = IMAGES.repeat(8, 1, 1, 1)  # enough for each of the 18 variants to occur
+    loss = classification(shift=1, flip=True)(Recorder(), many, LABELS.repeat(8), torch.Generator().manual_seed(0))
     assert loss.item() == pytest.approx(math.log(10))
-    padded = nn.functional.pad(IMAGES.float() / 255, (1,) * 4)
+    padded = nn.functional.pad(many.float() / 255, (1,) * 4)
     options = [v[..., r : r + 8, c : c + 8] for r in range(3) for c in range(3) for v in (padded,)]
     options = torch.stack([o for option in options for o in (option, option.flip(3))])
     matches = (options == seen[0]).flatten(2).all(2)
