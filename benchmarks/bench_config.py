@@ -8,6 +8,7 @@ import attacks
 from benchmarks.config import Section
 from benchmarks.evaluate import Attack
 from purify.gradients import GradientMode
+from purify.sde import Grid
 
 
 def _fraction(value: object) -> object:
@@ -41,7 +42,8 @@ class PurifierConfig(Section):
     method: str = "euler"
     eta: float = 1.0
     t_end: float = 1e-5
-    grid: Literal["uniform", "quadratic"] = "uniform"
+    grid: Grid = "uniform"
+    noising: Literal["continuous", "discrete"] = "continuous"
 
 
 class ThreatConfig(Section):

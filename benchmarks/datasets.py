@@ -2,8 +2,11 @@
 
 import gzip
 import hashlib
+import io
+import itertools
 import os
 import shutil
+import zipfile
 import zlib
 from dataclasses import dataclass
 from importlib import resources
@@ -11,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 FASHION_MNIST_CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
@@ -42,20 +46,55 @@ def load(name: str, root: str | None = None) -> Dataset:
     """A data set by name.
 
     Args:
-        name: "fashion-mnist-embedded" (the first 1,000 test images, packaged), "fashion-mnist-train" or "fashion-mnist-test".
+        name: "fashion-mnist-embedded" (the first 1,000 test images, packaged), "fashion-mnist-train", "fashion-mnist-test", or "npz:FILE", see
+            `_npz`; several joined by "+" are one data set.
         root: where the files of data sets that are not packaged lie. For Fashion-MNIST: the folder that torchvision uses (with
             FashionMNIST/raw inside), or one with the four official files. Default: the environment variable PURIFY_DATA, then Debian's
-            package dataset-fashion-mnist.
+            package dataset-fashion-mnist, for "npz:" the current folder.
 
     Raises:
-        DatasetError: unknown name, or files missing.
+        DatasetError: unknown name, or files missing or not usable.
     """
+    if "+" in name:
+        return _join([load(part, root) for part in name.split("+")], name)
+    if name.startswith("npz:"):
+        return _npz(Path(root or os.environ.get("PURIFY_DATA") or ".") / name.removeprefix("npz:"))
     match name:
         case "fashion-mnist-embedded":
             return _embedded_fashion_mnist()
         case "fashion-mnist-train" | "fashion-mnist-test":
             return _fashion_mnist(name.endswith("train"), root)
-    raise DatasetError(f"unknown data set {name!r}; known: fashion-mnist-embedded, fashion-mnist-train, fashion-mnist-test")
+    raise DatasetError(f"unknown data set {name!r}; known: fashion-mnist-embedded, fashion-mnist-train, fashion-mnist-test, npz:FILE")
+
+
+def _join(parts: list[Dataset], name: str) -> Dataset:
+    if len({(part.images.shape[1:], part.classes) for part in parts}) > 1:
+        described = ", ".join(f"{tuple(part.images.shape[1:])} in {len(part.classes)} classes" for part in parts)
+        raise DatasetError(f"{name!r}: data sets of different shapes or classes cannot be joined: {described}")
+    return Dataset(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]), parts[0].classes)
+
+
+def _npz(path: Path) -> Dataset:
+    """A NumPy archive with `labels` (n,) integers and either `images` (n, c, h, w) uint8 or, as `jpeg` uint8 and `offsets` (n + 1,), JPEG or
+    PNG files one after the other; `classes`, names in label order, may be there.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            labels = torch.from_numpy(arrays["labels"].astype(np.int64))
+            images = arrays["images"] if "images" in arrays else _decode(arrays["jpeg"], arrays["offsets"])
+            names = tuple(map(str, arrays["classes"])) if "classes" in arrays else tuple(map(str, range(int(labels.max()) + 1)))
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DatasetError(f"{path} is not an archive of images and labels: {error}") from error
+    if images.dtype != np.uint8 or images.ndim != 4 or labels.shape != (len(images),):
+        raise DatasetError(f"{path}: expected uint8 images (n, c, h, w) and labels (n,), got {images.dtype} {images.shape} and {tuple(labels.shape)}")
+    return Dataset(torch.from_numpy(images), labels, names)
+
+
+def _decode(files: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Image files of one size, joined in `files` (bytes,) uint8 -> (n, c, h, w) uint8."""
+    decoded = [np.asarray(Image.open(io.BytesIO(files[a:b].tobytes()))) for a, b in itertools.pairwise(offsets)]
+    images = np.stack(decoded)
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)) if images.ndim == 4 else images[:, None]
 
 
 def _embedded_fashion_mnist() -> Dataset:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from benchmarks import classifiers, datasets
@@ -44,10 +44,10 @@ class TimesConfig(Section):
 
 
 class AugmentationConfig(Section):
-    """For classifiers: shifts by up to so many pixels, mirroring, and label smoothing of the loss."""
+    """Mirroring; for classifiers also shifts by up to so many pixels, and label smoothing of the loss."""
 
-    shift: int = Field(2, ge=0)
-    flip: bool = True
+    shift: int = Field(0, ge=0)
+    flip: bool = False
     label_smoothing: float = Field(0.0, ge=0, lt=1)
 
 
@@ -79,6 +79,12 @@ class TrainConfig(Section):
     times: TimesConfig = TimesConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     checkpoint_minutes: float = Field(3.0, gt=0)
+
+    @model_validator(mode="after")
+    def _score_networks_see_no_shifts(self) -> "TrainConfig":
+        if self.task == "score" and (self.augmentation.shift or self.augmentation.label_smoothing):
+            raise ValueError("augmentation.shift and augmentation.label_smoothing are for task: classifier")
+        return self
 
 
 class Training:
@@ -205,7 +211,7 @@ def _build(settings: TrainConfig) -> tuple[nn.Module, training.Loss]:
     network = networks.build(settings.architecture, settings.network)
     schedule = schedules.from_description(settings.schedule)
     model = ScoreModel(network, schedule, settings.prediction, t_max=settings.times.t_max)
-    return model, training.denoising_score_matching(training.TimeSampling(**settings.times.model_dump()))
+    return model, training.denoising_score_matching(training.TimeSampling(**settings.times.model_dump()), settings.augmentation.flip)
 
 
 @contextmanager

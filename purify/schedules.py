@@ -69,6 +69,21 @@ class LinearVP:
     def sigma(self, t: Time) -> Time:
         return _sqrt(-_expm1(-self.integrated_beta(t)))
 
+    def chain_marginal(self, t: float, length: int = 1000) -> tuple[float, float]:
+        """alpha and sigma after `t * length` steps of the DDPM chain with betas from beta_min / length to beta_max / length.
+
+        What DiffPure noises images with. It differs from `alpha(t)` and `sigma(t)`, its limit, by terms in 1 / length.
+
+        Raises:
+            ValueError: `t` is not a whole number of steps from 1 to `length`.
+        """
+        count = round(t * length)
+        if not 1 <= count <= length or abs(count - t * length) > 1e-6:
+            raise ValueError(f"t must be a multiple of 1/{length} in (0, 1], as the chain has {length} steps, got {t}")
+        width = (self.beta_max - self.beta_min) / (length - 1)
+        log_alpha_bar = math.fsum(math.log1p(-(self.beta_min + width * i) / length) for i in range(count))
+        return math.exp(0.5 * log_alpha_bar), math.sqrt(-math.expm1(log_alpha_bar))
+
     def drift(self, t: Time) -> Time:
         return -0.5 * self.beta(t)
 

@@ -17,13 +17,17 @@ class ScoreModel(nn.Module):
     """A noise-conditional network with its schedule and its parametrisation.
 
     Args:
-        network: called as `network(x, labels)` with `x` (b, c, h, w) and `labels` (b,) equal to `time_scale * t`.
+        network: called as `network(x, labels)` with `x` (b, c, h, w) and `labels` (b,) equal to `time_scale * t + time_offset`. Where it returns
+            more than c channels (a learned variance), the first c are its prediction.
         schedule: the forward process that the network was trained on.
         prediction: what the network returns: the "noise" n, the "score" -n/sigma, the clean image "x0", or "v" = alpha n - sigma x0
             (Salimans & Ho 2022, arXiv 2202.00512).
         image_shape: (channels, height, width) of the training images, None where unknown. Channels are checked by purifiers; height and
             width may differ where the network takes other sizes.
-        time_scale: factor from t to the network's time label (999 for score_sde).
+        time_scale: factor from t to the network's time label (999 for score_sde; 1000 for chains of 1000 steps counted from 0).
+        time_offset: added to the label (-1 for such chains: label k belongs to t = (k + 1) / 1000).
+        floor_labels: labels are rounded down to integers, in float32, as DiffPure does with guided-diffusion networks. For parity with its
+            numbers only: neighbouring times then share a label, and the rounding error of t decides which.
         t_max: the largest t that the network was trained on; purifiers refuse a t_star beyond it.
         metadata: provenance, kept as it is.
     """
@@ -35,6 +39,8 @@ class ScoreModel(nn.Module):
         prediction: Prediction = "noise",
         image_shape: tuple[int, int, int] | None = None,
         time_scale: float = 1.0,
+        time_offset: float = 0.0,
+        floor_labels: bool = False,
         t_max: float = 1.0,
         metadata: dict[str, Any] | None = None,
     ):
@@ -51,6 +57,8 @@ class ScoreModel(nn.Module):
         self.prediction = prediction
         self.image_shape = image_shape
         self.time_scale = time_scale
+        self.time_offset = time_offset
+        self.floor_labels = floor_labels
         self.t_max = t_max
         self.metadata = metadata or {}
 
@@ -59,9 +67,13 @@ class ScoreModel(nn.Module):
 
         `x` is (b, c, h, w), distributed like alpha(t) x_0 + sigma(t) n; the result has its shape.
         """
-        if isinstance(t, Tensor):
-            return self.network(x, self.time_scale * t)
-        return self.network(x, torch.full((len(x),), self.time_scale * t, dtype=x.dtype, device=x.device))
+        if self.floor_labels:
+            labels = (self.time_scale * torch.as_tensor(t, dtype=torch.float32, device=x.device) + self.time_offset).floor().to(x.dtype).expand(len(x))
+        elif isinstance(t, Tensor):
+            labels = self.time_scale * t + self.time_offset
+        else:
+            labels = torch.full((len(x),), self.time_scale * t + self.time_offset, dtype=x.dtype, device=x.device)
+        return self.network(x, labels)[:, : x.shape[1]]
 
     def noise(self, x: Tensor, t: float | Tensor) -> Tensor:
         """E[n | x_t]: the predicted noise, unit scale."""

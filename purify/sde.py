@@ -2,22 +2,35 @@
 
 from typing import Literal
 
+import numpy as np
 from torch import Tensor
 
 from purify.score import ScoreModel
 
-Grid = Literal["uniform", "quadratic"]
+Grid = Literal["uniform", "quadratic", "diffpure"]
 
 
 def time_grid(t_star: float, t_end: float, steps: int, grid: Grid = "uniform") -> tuple[float, ...]:
     """steps + 1 times from `t_star` down to `t_end`.
 
-    "uniform" has equal steps, as DiffPure. "quadratic" shrinks them towards the data, t_i = t_end + (t_star - t_end) (1 - i/steps)^2: with
-    few steps this leaves much less of the last steps' noise in the result.
+    "uniform" has equal steps. "quadratic" shrinks them towards the data, t_i = t_end + (t_star - t_end) (1 - i/steps)^2: with few steps this
+    leaves much less of the last steps' noise in the result. "diffpure" are DiffPure's own times, for parity with its numbers: steps of t_star / steps, the
+    last one shortened by t_end, added up in float32 in the reverse time s = 1 - t.
     """
+    if grid == "diffpure":
+        return _diffpure_grid(t_star, t_end, steps)
     power = {"uniform": 1, "quadratic": 2}[grid]
     inner = (t_end + (t_star - t_end) * (1 - i / steps) ** power for i in range(1, steps))
     return (t_star, *inner, t_end)
+
+
+def _diffpure_grid(t_star: float, t_end: float, steps: int) -> tuple[float, ...]:
+    one, s, end, ds = (np.float32(value) for value in (1, 1 - t_star, 1 - t_end, t_star / steps))
+    times = [one - s]
+    for _ in range(steps - 1):
+        s = s + ds
+        times.append(one - s)
+    return (*map(float, times), float(one - end))
 
 
 class ReverseSDE:

@@ -50,10 +50,10 @@ def to_network_range(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
-def denoising_score_matching(times: TimeSampling) -> Loss:
+def denoising_score_matching(times: TimeSampling, flip: bool = False) -> Loss:
     """E |network(x_t, t) - target|^2 with the target of the model's own parametrisation (Vincent 2011; Song et al. 2021, eq. 7).
 
-    For noise prediction this is Ho et al.'s L_simple.
+    For noise prediction this is Ho et al.'s L_simple. With `flip`, each image is mirrored with probability 1/2.
     """
 
     def loss(model: ScoreModel, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
@@ -61,10 +61,18 @@ def denoising_score_matching(times: TimeSampling) -> Loss:
         x0 = to_network_range(images)
         t = times.draw(len(x0), generator).to(x0.device)
         noise = torch.randn(x0.shape, generator=generator).to(x0.device)
+        if flip:
+            x0 = _mirrored(x0, generator)
         output = model(model.diffuse(x0, noise, t), t)
         return F.mse_loss(output.float(), model.target(x0, noise, t))
 
     return loss
+
+
+def _mirrored(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image mirrored left to right with probability 1/2."""
+    mirrored = (torch.rand(len(x), generator=generator) < 0.5).to(x.device)
+    return torch.where(mirrored[:, None, None, None], x.flip(3), x)
 
 
 def classification(label_smoothing: float = 0.0, shift: int = 2, flip: bool = True) -> Loss:
@@ -81,8 +89,7 @@ def classification(label_smoothing: float = 0.0, shift: int = 2, flip: bool = Tr
             channel = torch.arange(x.shape[1], device=x.device)[None, :, None, None]
             x = F.pad(x, (shift,) * 4)[image, channel, rows, columns]
         if flip:
-            mirrored = (torch.rand(b, generator=generator) < 0.5).to(x.device)
-            x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
+            x = _mirrored(x, generator)
         return F.cross_entropy(model(x).float(), labels, label_smoothing=label_smoothing)
 
     return loss

@@ -4,9 +4,11 @@ from typing import Any
 
 from torch import nn
 
+from purify.networks.guided_diffusion import ADM
+from purify.networks.score_sde import NCSNpp
 from purify.networks.unet import SmallUNet
 
-ARCHITECTURES: dict[str, type[nn.Module]] = {"small_unet": SmallUNet}
+ARCHITECTURES: dict[str, type[nn.Module]] = {"small_unet": SmallUNet, "score_sde/ncsnpp": NCSNpp, "guided_diffusion/unet": ADM}
 
 
 def build(architecture: str, config: dict[str, Any]) -> nn.Module:
@@ -23,5 +25,5 @@ def build(architecture: str, config: dict[str, Any]) -> nn.Module:
         raise ValueError(f"unknown architecture {architecture!r}; known: {', '.join(sorted(ARCHITECTURES))}")
     try:
         return ARCHITECTURES[architecture](**config)
-    except TypeError as error:
+    except (KeyError, TypeError) as error:
         raise ValueError(f"architecture {architecture!r} does not take this configuration: {error}") from error

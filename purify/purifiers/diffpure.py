@@ -1,11 +1,14 @@
 """DiffPure (Nie et al., ICML 2022, arXiv 2205.07460)."""
 
+from typing import Literal, get_args
+
 from torch import Tensor
 
 from purify import gradients
 from purify.gradients import GradientMode
 from purify.noise import Stage, standard_normal
 from purify.purifiers.base import Purifier
+from purify.schedules import LinearVP
 from purify.score import ScoreModel
 from purify.sde import Grid, ReverseSDE, time_grid
 from purify.solvers import SOLVERS
@@ -24,7 +27,9 @@ class DiffPure(Purifier):
         method: the solver's method: "euler", "milstein", or "srk" (three evaluations a step).
         eta: share of the noise on the way back: 1 the reverse SDE, 0 the probability-flow ODE.
         t_end: where to stop, in (0, t_star); the score is singular at 0.
-        grid: "uniform" steps as published, or "quadratic", better for few steps.
+        grid: "uniform" steps, "quadratic", better for few steps, or "diffpure", see `purify.sde.time_grid`.
+        noising: "continuous", the marginal of the process that is then reversed, or "discrete", that of DDPM's chain of 1,000 steps, as DiffPure's code
+            has it: a small mismatch at t_star.
         seed: of the fresh randomness of calls without keys.
 
     Raises:
@@ -43,6 +48,7 @@ class DiffPure(Purifier):
         eta: float = 1.0,
         t_end: float = 1e-5,
         grid: Grid = "uniform",
+        noising: Literal["continuous", "discrete"] = "continuous",
         seed: int = 0,
     ):
         super().__init__(score, seed)
@@ -59,7 +65,8 @@ class DiffPure(Purifier):
         _choose("gradient", gradient, gradients.MODES)
         _choose("solver", solver, SOLVERS)
         _choose("method", method, METHODS)
-        _choose("grid", grid, ("uniform", "quadratic"))
+        _choose("grid", grid, get_args(Grid))
+        _choose("noising", noising, ("continuous", "discrete"))
         if steps % METHODS[method]:
             raise ValueError(f"steps counts network evaluations, {METHODS[method]} a step with method={method!r}: {steps} is not a multiple")
         if method == "srk" and (grid != "uniform" or gradient == "adjoint"):
@@ -72,18 +79,30 @@ class DiffPure(Purifier):
         self.eta = eta
         self.t_end = t_end
         self.grid = grid
+        self.noising = noising
+        self._marginal()  # raises where `noising` does not fit
 
     def purify(self, x: Tensor, keys: Tensor) -> Tensor:
         """See `Purifier.purify`."""
+        alpha, sigma = self._marginal()
         noise = standard_normal(keys, Stage.FORWARD, 0, tuple(x.shape[1:]), x.dtype)
         times = time_grid(self.t_star, self.t_end, self.steps // METHODS[self.method], self.grid)
         solver = SOLVERS[self.solver_name](ReverseSDE(self.score, times, self.eta), self.method)
-        return gradients.solve(solver, lambda image: self.score.diffuse(image, noise, self.t_star), x, keys, self.gradient)
+        return gradients.solve(solver, lambda image: alpha * image + sigma * noise, x, keys, self.gradient)
+
+    def _marginal(self) -> tuple[float, float]:
+        """Factors of the image and of the noise at t_star."""
+        schedule = self.score.schedule
+        if self.noising == "continuous":
+            return schedule.alpha(self.t_star), schedule.sigma(self.t_star)
+        if not isinstance(schedule, LinearVP):
+            raise ValueError(f'noising="discrete" is DDPM\'s chain, for a LinearVP schedule; this score model has {schedule}')
+        return schedule.chain_marginal(self.t_star)
 
     def extra_repr(self) -> str:
         return (
             f"t_star={self.t_star}, steps={self.steps}, gradient={self.gradient!r}, solver={self.solver_name!r}, "
-            f"method={self.method!r}, eta={self.eta}, t_end={self.t_end}, grid={self.grid!r}"
+            f"method={self.method!r}, eta={self.eta}, t_end={self.t_end}, grid={self.grid!r}, noising={self.noising!r}"
         )
 
 

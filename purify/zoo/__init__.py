@@ -45,7 +45,15 @@ def load_score_model(name_or_path: str | os.PathLike[str]) -> ScoreModel:
         schedule = schedules.from_description(description["schedule"])
         image_shape = None if description["image_shape"] is None else tuple(description["image_shape"])
         model = ScoreModel(
-            network, schedule, description["prediction"], image_shape, description["time_scale"], description["t_max"], description["provenance"]
+            network,
+            schedule,
+            description["prediction"],
+            image_shape,
+            description["time_scale"],
+            description.get("time_offset", 0.0),
+            description.get("floor_labels", False),
+            description["t_max"],
+            description["provenance"],
         )
     except checkpoint.UNUSABLE as error:
         raise CheckpointError(f"{path}: the description in the file's metadata cannot be used: {error!r}") from error
@@ -63,6 +71,8 @@ def save_score_model(path: str | os.PathLike[str], model: ScoreModel, architectu
         "prediction": model.prediction,
         "image_shape": model.image_shape,
         "time_scale": model.time_scale,
+        "time_offset": model.time_offset,
+        "floor_labels": model.floor_labels,
         "t_max": model.t_max,
         "provenance": model.metadata,
     }

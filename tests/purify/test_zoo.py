@@ -119,5 +119,5 @@ def test_foreign_safetensors(tmp_path):
 
 
 def test_build_errors():
-    with pytest.raises(ValueError, match="unknown architecture 'unet'; known: small_unet"):
+    with pytest.raises(ValueError, match="unknown architecture 'unet'; known: guided_diffusion/unet, score_sde/ncsnpp, small_unet"):
         build("unet", {})
