@@ -1,9 +1,9 @@
 """Diffusion-based adversarial purification: a diffusion model in front of any image classifier."""
 
 from purify import schedules
-from purify.defense import DefendedClassifier
+from purify.defense import DefendedClassifier, FixedRandomness
 from purify.noise import noise_keys
-from purify.purifiers import DiffPure, Purifier
+from purify.purifiers import DiffPure, Langevin, Purifier, Resized
 from purify.score import ScoreModel
 from purify.zoo import CheckpointError, load_score_model, save_score_model
 
@@ -11,7 +11,10 @@ __all__ = [
     "CheckpointError",
     "DefendedClassifier",
     "DiffPure",
+    "FixedRandomness",
+    "Langevin",
     "Purifier",
+    "Resized",
     "ScoreModel",
     "load_score_model",
     "noise_keys",

@@ -1,5 +1,7 @@
 """What all purifiers share: the value range, the keys, the checks."""
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 
@@ -60,3 +62,9 @@ class Purifier(nn.Module):
             raise ValueError(f"x must have a height and width that are multiples of {multiple} for this network, got {tuple(x.shape[2:])}")
         if keys is not None and (keys.shape != (len(x),) or keys.dtype != torch.int64):
             raise ValueError(f"keys must be int64 of shape ({len(x)},), one for each image, got {keys.dtype} of shape {tuple(keys.shape)}")
+
+
+def choose(name: str, value: str, known: Collection[str]) -> None:
+    """Raises ValueError unless `value`, of the argument `name`, is one of `known`."""
+    if value not in known:
+        raise ValueError(f"{name}={value!r} is not one of {', '.join(known)}")

@@ -7,7 +7,7 @@ from torch import Tensor
 from purify import gradients
 from purify.gradients import GradientMode
 from purify.noise import Stage, standard_normal
-from purify.purifiers.base import Purifier
+from purify.purifiers.base import Purifier, choose
 from purify.schedules import LinearVP
 from purify.score import ScoreModel
 from purify.sde import Grid, ReverseSDE, time_grid
@@ -62,11 +62,11 @@ class DiffPure(Purifier):
             raise ValueError(f"steps must be a positive integer, got {steps!r}")
         if not eta >= 0:
             raise ValueError(f"eta must be at least 0, got {eta}")
-        _choose("gradient", gradient, gradients.MODES)
-        _choose("solver", solver, SOLVERS)
-        _choose("method", method, METHODS)
-        _choose("grid", grid, get_args(Grid))
-        _choose("noising", noising, ("continuous", "discrete"))
+        choose("gradient", gradient, gradients.MODES)
+        choose("solver", solver, SOLVERS)
+        choose("method", method, METHODS)
+        choose("grid", grid, get_args(Grid))
+        choose("noising", noising, ("continuous", "discrete"))
         if steps % METHODS[method]:
             raise ValueError(f"steps counts network evaluations, {METHODS[method]} a step with method={method!r}: {steps} is not a multiple")
         if method == "srk" and (grid != "uniform" or gradient == "adjoint"):
@@ -104,8 +104,3 @@ class DiffPure(Purifier):
             f"t_star={self.t_star}, steps={self.steps}, gradient={self.gradient!r}, solver={self.solver_name!r}, "
             f"method={self.method!r}, eta={self.eta}, t_end={self.t_end}, grid={self.grid!r}, noising={self.noising!r}"
         )
-
-
-def _choose(name: str, value: str, known: object) -> None:
-    if value not in known:  # type: ignore[operator]
-        raise ValueError(f"{name}={value!r} is not one of {', '.join(known)}")  # type: ignore[arg-type]

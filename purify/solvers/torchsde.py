@@ -1,4 +1,4 @@
-"""The reverse SDE through torchsde (Li et al. 2020, arXiv 2001.01328)."""
+"""SDEs through torchsde (Li et al. 2020, arXiv 2001.01328)."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,51 +8,53 @@ import torchsde
 from torch import Tensor
 
 from purify.noise import KeyedBrownian
-from purify.sde import ReverseSDE
+from purify.sde import SDE, Side
 
 METHODS = {"euler": 1, "milstein": 1, "srk": 3}
 """torchsde's Ito methods for additive noise -> drift evaluations a step. Strong orders here: 1, 1, 1.5."""
 
 
 class TorchSDE:
-    """Integrates over the step clock: ts = [0, n], dt = 1, the time grid inside the SDE.
+    """Integrates over the step clock: ts = [0, n], dt = 1, real times inside the SDE.
 
     Args:
-        sde: the reverse SDE on its grid.
+        sde: what to integrate.
         method: a name in `METHODS`. "milstein" equals "euler" for additive noise.
     """
 
-    def __init__(self, sde: ReverseSDE, method: str = "euler"):
+    def __init__(self, sde: SDE, method: str = "euler"):
         if method not in METHODS:
             raise ValueError(f"method={method!r} is not one of torchsde's Ito methods {', '.join(METHODS)}")
         self.sde = sde
         self.method = method
-        self.steps = len(sde.times) - 1
+        self.steps = sde.steps
+        self.guided = sde.guided
 
-    def step(self, index: int, x: Tensor, keys: Tensor) -> Tensor:
-        """One step from the state `x` (b, c, h, w), differentiable in it."""
-        return self._integrate(x, keys, index, index + 1)
+    def step(self, index: int, x: Tensor, keys: Tensor, image: Tensor | None = None) -> Tensor:
+        """See `Solver.step`."""
+        return self._integrate(x, keys, image, index, index + 1)
 
-    def solve(self, x: Tensor, keys: Tensor) -> Tensor:
-        """All steps, differentiable by keeping every graph."""
-        return self._integrate(x, keys, 0, self.steps)
+    def solve(self, x: Tensor, keys: Tensor, image: Tensor | None = None) -> Tensor:
+        """See `Solver.solve`."""
+        return self._integrate(x, keys, image, 0, self.steps)
 
-    def solve_adjoint(self, x: Tensor, keys: Tensor) -> Tensor:
+    def solve_adjoint(self, x: Tensor, keys: Tensor, image: Tensor | None = None) -> Tensor:
         """All steps; the gradient solves torchsde's stochastic adjoint equation backwards, by Euler on the same grid and noise.
 
-        The network counts as constant (`adjoint_params=()`). The result approximates the gradient; how well depends on the step size.
+        The network counts as constant (`adjoint_params` holds the guiding image or nothing). The result approximates the gradient; how well
+        depends on the step size.
         """
         if self.method == "srk":
             raise ValueError('gradient="adjoint" needs method="euler" or "milstein": torchsde has no adjoint of srk')
-        return self._integrate(x, keys, 0, self.steps, adjoint=True)
+        return self._integrate(x, keys, image, 0, self.steps, adjoint=True)
 
-    def _integrate(self, x: Tensor, keys: Tensor, start: int, end: int, adjoint: bool = False) -> Tensor:
-        view = _TorchsdeView(self.sde, x.shape, KeyedBrownian(keys, x[0].numel(), x.dtype))
+    def _integrate(self, x: Tensor, keys: Tensor, image: Tensor | None, start: int, end: int, adjoint: bool = False) -> Tensor:
+        view = _TorchsdeView(self.sde, x.shape, image, KeyedBrownian(keys, x[0].numel(), x.dtype))
         # Times on the CPU: torchsde compares them at every step, which would wait for a GPU.
         arguments = dict(sde=view, y0=x.flatten(1), ts=torch.tensor([start, end], dtype=torch.float64), dt=1.0, bm=view.brownian, method=self.method)
         with _untouched_generators(x.device):
             if adjoint:
-                states = torchsde.sdeint_adjoint(**arguments, adjoint_method="euler", adjoint_params=())
+                states = torchsde.sdeint_adjoint(**arguments, adjoint_method="euler", adjoint_params=() if image is None else (image,))
             else:
                 states = torchsde.sdeint(**arguments)
         expected = (end - start) * METHODS[self.method]
@@ -63,7 +65,7 @@ class TorchSDE:
 
 
 class _TorchsdeView:
-    """The reverse SDE as torchsde wants to see it: flat states, additive noise.
+    """An SDE as torchsde wants to see it: flat states, additive noise.
 
     torchsde's contract check calls the drift once for its shape, before any solver asks for a Brownian increment; that call is answered
     without the network. The caller compares `evaluations` with the number it expects, so no other call can go unnoticed.
@@ -72,9 +74,10 @@ class _TorchsdeView:
     noise_type = "additive"
     sde_type = "ito"
 
-    def __init__(self, sde: ReverseSDE, shape: torch.Size, brownian: KeyedBrownian):
+    def __init__(self, sde: SDE, shape: torch.Size, image: Tensor | None, brownian: KeyedBrownian):
         self.sde = sde
         self.shape = shape
+        self.image = image
         self.brownian = brownian
         self.evaluations = 0
         self.walks_up = True  # False once the forward solve is over: the adjoint walks the clock down
@@ -83,14 +86,14 @@ class _TorchsdeView:
         if self.brownian.queries == 0:
             return torch.zeros_like(y)
         self.evaluations += 1
-        return self.sde.drift(float(u), y.reshape(self.shape), self._closed).flatten(1)
+        return self.sde.drift(float(u), y.reshape(self.shape), self.image, self._closed).flatten(1)
 
     def g_prod(self, u: Tensor, y: Tensor, v: Tensor) -> Tensor:
         del y
         return self.sde.diffusion(float(u), self._closed) * v
 
     @property
-    def _closed(self) -> str:
+    def _closed(self) -> Side:
         return "left" if self.walks_up else "right"
 
 

@@ -1,0 +1,68 @@
+"""DiffPure's LD-SDE variant (Nie et al. 2022, arXiv 2205.07460, appendix): Langevin dynamics around the image, without noising it first."""
+
+from torch import Tensor
+
+from purify import gradients
+from purify.gradients import GradientMode
+from purify.purifiers.base import Purifier, choose
+from purify.score import ScoreModel
+from purify.sde import LangevinSDE
+from purify.solvers.torchsde import TorchSDE
+
+
+class Langevin(Purifier):
+    """Starts at the image and integrates `purify.sde.LangevinSDE`, whose drift pulls back to it: a guided scheme.
+
+    The defaults are the published ones, by Euler; their length in pseudo-time is `steps * ds`.
+
+    Args:
+        score: the score model.
+        steps: network evaluations.
+        gradient: "exact", "backprop", "adjoint" or "bpda"; see `purify.gradients`. All but the last differentiate the pull towards the image too,
+            which the published adjoint left out.
+        ds: pseudo-time of a step.
+        t: noise level at which the score is taken, in (0, score.t_max].
+        lam: speed lambda of the dynamics.
+        sigma2: variance sigma^2 of the pull towards the image, on the scale of [-1, 1].
+        eta: factor of the noise.
+        seed: of the fresh randomness of calls without keys.
+
+    Raises:
+        ValueError: an argument out of range or unknown, at construction.
+    """
+
+    def __init__(
+        self,
+        score: ScoreModel,
+        steps: int = 100,
+        gradient: GradientMode = "exact",
+        *,
+        ds: float = 1e-2,
+        t: float = 1e-2,
+        lam: float = 1e-2,
+        sigma2: float = 1e-3,
+        eta: float = 5.0,
+        seed: int = 0,
+    ):
+        super().__init__(score, seed)
+        if not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"steps must be a positive integer, got {steps!r}")
+        if not 0 < t <= score.t_max:
+            raise ValueError(f"t must lie in (0, t_max={score.t_max}], got {t}")
+        for name, value in (("ds", ds), ("lam", lam), ("sigma2", sigma2)):
+            if not 0 < value < float("inf"):
+                raise ValueError(f"{name} must be a positive number, got {value}")
+        if not eta >= 0:
+            raise ValueError(f"eta must be at least 0, got {eta}")
+        choose("gradient", gradient, gradients.MODES)
+        self.gradient = gradient
+        self.steps = steps
+        self.ds, self.t, self.lam, self.sigma2, self.eta = ds, t, lam, sigma2, eta
+
+    def purify(self, x: Tensor, keys: Tensor) -> Tensor:
+        """See `Purifier.purify`."""
+        sde = LangevinSDE(self.score, self.steps, self.ds, self.t, self.lam, self.sigma2, self.eta)
+        return gradients.solve(TorchSDE(sde), lambda image: image, x, keys, self.gradient)
+
+    def extra_repr(self) -> str:
+        return f"steps={self.steps}, gradient={self.gradient!r}, ds={self.ds}, t={self.t}, lam={self.lam}, sigma2={self.sigma2}, eta={self.eta}"
