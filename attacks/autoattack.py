@@ -21,9 +21,9 @@ class AutoAttack:
     """The official code, unchanged: "standard" (APGD-CE, APGD-T, FAB-T, Square), "rand" (APGD-CE and APGD-DLR with EOT 20), or "custom".
 
     It knows nothing of keys and judges a random model by single draws: an image that one draw gets wrong is done (before any attack, if that
-    draw saw the clean image), and an image that one draw gets right is given back clean. To judge either by fresh draws would measure clean
-    images and call them attacked. Where the model takes keys, images that the official run left clean are therefore attacked once more by
-    the official APGD in its mode `best_loss`, which returns the point of highest loss; so judge what comes back by fresh draws.
+    draw saw the clean image), and an image that one draw gets right is given back clean. `with_verdict` hands that verdict out. To judge what
+    comes back by fresh draws instead, clean images must not be called attacked: where the model takes keys, images that the official run left clean
+    are attacked once more by the official APGD in its mode `best_loss`, which returns the point of highest loss.
 
     Args:
         threat: `Linf` or `L2`.
@@ -33,6 +33,8 @@ class AutoAttack:
         eot: for "custom", draws per gradient of APGD.
         queries: for "custom", Square's queries.
         batch_size: images of one call of the official code.
+        draws: where a model that takes keys gets its noise from in the official run. "counted": every call has keys of its own. "torch": from torch's
+            global generator, as published defences draw it; the official code seeds that with the same number at every batch and every attack.
     """
 
     threat: Threat
@@ -42,10 +44,13 @@ class AutoAttack:
     eot: int = 1
     queries: int = 5000
     batch_size: int = 128
+    draws: Literal["counted", "torch"] = "counted"
 
     def __post_init__(self) -> None:
         if self.version not in ("standard", "rand", "custom"):
             raise ValueError(f"version={self.version!r} is not one of standard, rand, custom")
+        if self.draws not in ("counted", "torch"):
+            raise ValueError(f"draws={self.draws!r} is not one of counted, torch")
         if (self.version == "custom") != bool(self.attacks):
             raise ValueError(f'attacks go with version="custom" and only with it, got version={self.version!r}, attacks={self.attacks}')
         if self.version != "custom" and (self.iterations, self.eot, self.queries) != (100, 1, 5000):
@@ -63,6 +68,12 @@ class AutoAttack:
         Arguments as for `PGD`. The keys seed the official code and the model's draws; the draw of one call depends on all calls before it,
         so results repeat for the same batch but depend on the batch.
         """
+        return self.with_verdict(model, x, y, keys, progress)[0]
+
+    def with_verdict(
+        self, model: nn.Module, x: Tensor, y: Tensor, keys: Tensor | None = None, progress: Callable[[int, int], None] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As a call, and (b,) bool: which images the official run counts as robust; its mean is the accuracy that the official log prints."""
         from pyautoattack import AutoAttack as Official  # not needed by the other attacks
 
         check_inputs(x, y, keys)
@@ -70,7 +81,7 @@ class AutoAttack:
         seed = int(mix(keys.sum())) % _SEED_LIMIT
         with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):  # the official code seeds torch globally
             official = Official(
-                _FreshDraws(model, seed),
+                _FreshDraws(model, seed) if self.draws == "counted" else _GlobalDraws(model),
                 norm=type(self.threat).__name__,
                 eps=self.threat.epsilon,
                 seed=seed,
@@ -80,7 +91,7 @@ class AutoAttack:
             )
             if self.version == "custom":
                 self._shorten(official)
-            x_adv, _ = official.run_standard_evaluation(x, y, batch_size=self.batch_size)
+            x_adv, labels = official.run_standard_evaluation(x, y, batch_size=self.batch_size)
             losses = [name.removeprefix("apgd-") for name in official.attacks_to_run if name in ("apgd-ce", "apgd-dlr")]
             if takes_keys(model) and losses:
                 official.apgd.loss = losses[0]
@@ -88,7 +99,7 @@ class AutoAttack:
                     x_adv[rows] = official.apgd.perturb(x[rows], y[rows], best_loss=True)
         if progress is not None:
             progress(1, 1)
-        return self.threat.project(x_adv.detach(), x)
+        return self.threat.project(x_adv.detach(), x), labels == y
 
     def _shorten(self, official: object) -> None:
         for part in (official.apgd, official.apgd_targeted, official.fab):  # type: ignore[attr-defined]
@@ -110,3 +121,14 @@ class _FreshDraws(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
         return call(self.model, x, mix(torch.arange(len(x), device=x.device), self.seed, self.calls))
+
+
+class _GlobalDraws(nn.Module):
+    """The model with keys from torch's global generator at every call."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return call(self.model, x, torch.randint(2**62, (len(x),)).to(x.device))

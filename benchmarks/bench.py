@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from benchmarks import classifiers, datasets
 from benchmarks.bench_config import AutoAttackConfig, BenchConfig, PGDConfig
 from benchmarks.config import ConfigError
-from benchmarks.evaluate import ATTACK_DRAW, Attack, Evaluation, evaluate_batches
+from benchmarks.evaluate import ATTACK_DRAW, Attack, Evaluation, Randomness, evaluate
 from benchmarks.runs import RunError, environment, fingerprint, peak_memory, progress_bar, write_text
 from benchmarks.statistics import paired_difference
 from purify import DefendedClassifier, DiffPure, load_score_model
@@ -42,6 +42,11 @@ class Row:
     @property
     def attack_name(self) -> str:
         return "none" if self.attack_config is None else self.attack_config.label
+
+    @property
+    def randomness(self) -> Randomness:
+        """Fixed noise is asked of the defence only: the bare classifier has none."""
+        return "fresh" if self.attack_config is None or self.model_name == "undefended" else self.attack_config.randomness
 
 
 class Bench:
@@ -130,7 +135,7 @@ class Bench:
         if path.exists():
             return self._load_batch(path)
         rows = slice(first, first + self.settings.batch_size)
-        (part,) = evaluate_batches(
+        part = evaluate(
             row.model,
             self.x[rows],
             self.y[rows],
@@ -138,6 +143,7 @@ class Bench:
             self.settings.draws,
             self.settings.seed,
             attack_model=row.attack_model,
+            randomness=row.randomness,
             image_ids=self.image_ids[rows],
             batch_size=self.settings.batch_size,
             progress=lambda done, _: update(first + done, ""),
@@ -147,6 +153,8 @@ class Bench:
 
     def _save_batch(self, path: Path, part: Evaluation) -> None:
         tensors: dict[str, Tensor] = {"predictions": part.predictions, "labels": part.labels, "x_adv": part.x_adv.contiguous()}
+        if part.own_verdict is not None:
+            tensors["own_verdict"] = part.own_verdict
         facts = {"seconds": part.seconds, "network_evaluations": part.network_evaluations, "warnings": part.warnings, "identity": self.identity}
         temporary = path.with_suffix(f".{os.getpid()}.partial")
         try:
@@ -162,11 +170,12 @@ class Bench:
             with safe_open(path, framework="pt") as file:
                 facts = json.loads(file.metadata()["facts"])
                 predictions, labels, x_adv = (file.get_tensor(name) for name in ("predictions", "labels", "x_adv"))
+                own = file.get_tensor("own_verdict") if "own_verdict" in file.keys() else None  # noqa: SIM118 (not a mapping)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise RunError(f"{path} is not a whole batch, delete it to have it made again: {error}") from error
         if facts["identity"] != self.identity:
             raise RunError(f"{path} was made with another configuration or other weights; give another --out")
-        return Evaluation(predictions, labels, x_adv, facts["seconds"], facts["network_evaluations"], tuple(facts["warnings"]))
+        return Evaluation(predictions, labels, x_adv, facts["seconds"], facts["network_evaluations"], tuple(facts["warnings"]), own)
 
     def _write(self, out: Path, done: list[tuple[Row, Evaluation]]) -> None:
         lines = [json.dumps(line) for row, evaluation in done for line in self._image_lines(row, evaluation)]
@@ -205,11 +214,13 @@ class Bench:
             "single": evaluation.single.as_dict(),
             "worst_of": {str(n): estimate.as_dict() for n, estimate in evaluation.worst_of.items()},
             "majority": {str(n): estimate.as_dict() for n, estimate in evaluation.majority.items()},
+            "own_verdict": evaluation.own.as_dict() if evaluation.own else None,
             "seconds": round(evaluation.seconds, 3),
             "network_evaluations": evaluation.network_evaluations,
             "gradient": gradient if defended else None,
             **{key: getattr(purifier, key) if defended else None for key in ("t_star", "steps", "solver", "method", "eta", "grid")},
             **facts,
+            "randomness": row.randomness,
             "warnings": sorted(set(evaluation.warnings)),
             "seeds": {"evaluation": self.settings.seed, "attack": self.settings.seed if attack else None, "attack_draw": ATTACK_DRAW if attack else None},
         }

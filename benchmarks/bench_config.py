@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 import attacks
 from benchmarks.config import Section
-from benchmarks.evaluate import Attack
+from benchmarks.evaluate import Attack, Randomness
 from purify.gradients import GradientMode
 from purify.sde import Grid
 
@@ -57,12 +57,17 @@ class ThreatConfig(Section):
 
 
 class AttackConfig(Section):
-    """What all attacks have. `gradient` lets the attack differentiate the purifier in another mode than the deployed one."""
+    """What all attacks have.
+
+    `gradient` lets the attack differentiate the purifier in another mode than the deployed one; with `randomness: fixed` it knows the defence's noise, see
+    `benchmarks.evaluate`.
+    """
 
     kind: str
     name: str = ""
     threat: ThreatConfig
     gradient: GradientMode | None = None
+    randomness: Randomness = "fresh"
     models: tuple[Literal["undefended", "defended"], ...] = ("undefended", "defended")
 
     @property
@@ -83,12 +88,14 @@ class PGDConfig(AttackConfig):
     random_start: bool = True
     batch_size: int = Field(256, gt=0)
 
-    def build(self, random_model: bool) -> Attack:
-        eot = self.eot if random_model else 1  # the draws of a deterministic model are all alike
-        return attacks.PGD(self.threat.build(), self.steps, eot, self.step_size, self.loss, self.restarts, self.random_start, self.batch_size)
+    def build(self, defended: bool) -> Attack:
+        return attacks.PGD(self.threat.build(), self.steps, self._eot(defended), self.step_size, self.loss, self.restarts, self.random_start, self.batch_size)
 
-    def facts(self, random_model: bool) -> dict[str, Any]:
-        return {"iterations": self.steps, "eot": self.eot if random_model else 1, "restarts": self.restarts, "loss": self.loss}
+    def _eot(self, defended: bool) -> int:
+        return self.eot if defended and self.randomness == "fresh" else 1  # the draws of a deterministic model are all alike
+
+    def facts(self, defended: bool) -> dict[str, Any]:
+        return {"iterations": self.steps, "eot": self._eot(defended), "restarts": self.restarts, "loss": self.loss}
 
 
 class AutoAttackConfig(AttackConfig):
@@ -101,14 +108,28 @@ class AutoAttackConfig(AttackConfig):
     eot: int = Field(1, gt=0)
     queries: int = Field(5000, gt=0)
     batch_size: int = Field(128, gt=0)
+    draws: Literal["counted", "torch"] = "counted"
 
-    def build(self, random_model: bool) -> Attack:
-        del random_model
-        return attacks.AutoAttack(self.threat.build(), self.version, self.attacks, self.iterations, self.eot, self.queries, self.batch_size)
+    def build(self, defended: bool) -> Attack:
+        del defended
+        return attacks.AutoAttack(self.threat.build(), self.version, self.attacks, self.iterations, self.eot, self.queries, self.batch_size, self.draws)
 
-    def facts(self, random_model: bool) -> dict[str, Any]:
-        del random_model
+    def facts(self, defended: bool) -> dict[str, Any]:
+        del defended
         return {"iterations": self.iterations, "eot": 20 if self.version == "rand" else self.eot, "restarts": 1, "version": self.version}
+
+
+class AuditConfig(Section):
+    """What `purify audit` measures beside the configured setting: gradients over all pairs of `t_star` and `steps`, in DiffPure's equal steps.
+
+    `images` are compared; memory is measured at `memory_images`, DiffPure's conventions on `convention_images`, both not at all at 0.
+    """
+
+    images: int = Field(8, gt=0)
+    t_star: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.05, 0.1, 0.2)
+    steps: tuple[Annotated[int, Field(gt=0)], ...] = (10, 50)
+    memory_images: int = Field(32, ge=0)
+    convention_images: int = Field(128, ge=0)
 
 
 class BenchConfig(Section):
@@ -123,6 +144,7 @@ class BenchConfig(Section):
     batch_size: int = Field(64, gt=0)
     attacks: tuple[Annotated[PGDConfig | AutoAttackConfig, Field(discriminator="kind")], ...]
     pictures: int = Field(8, ge=0)
+    audit: AuditConfig = AuditConfig()
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "BenchConfig":

@@ -1,7 +1,7 @@
 """The measurement: arrays in, numbers and intervals out.
 
 An attack makes one adversarial example per image, with draws of its own; the deployed model then judges that fixed example by `draws`
-fresh draws.
+fresh draws. With fixed randomness the attacker knows the noise instead: each draw is a deterministic model, attacked and judged on its own.
 """
 
 import time
@@ -9,7 +9,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,16 +18,20 @@ from torch import Tensor, nn
 from attacks.checks import check_inputs
 from attacks.eot import call, takes_keys
 from benchmarks.statistics import Estimate, bootstrap_mean, wilson
-from purify.defense import plurality
-from purify.noise import noise_keys
+from purify.defense import FixedRandomness, plurality
+from purify.noise import Purpose, derive_keys, noise_keys
 from purify.purifiers import Purifier
 from purify.score import ScoreModel
 
 Attack = Callable[..., Tensor]
-"""attack(model, x, y, keys=, progress=) -> x_adv, see `attacks.PGD`."""
+"""attack(model, x, y, keys=, progress=) -> x_adv, see `attacks.PGD`. One that judges by itself has a method `with_verdict`, see `attacks.AutoAttack`."""
+
+Randomness = Literal["fresh", "fixed"]
 
 ATTACK_DRAW = 2**32 - 1
-"""The number of the draw whose keys go to the attack; evaluation draws count from 0, so the two never meet."""
+"""The number of the draw whose keys go to the attack (with fixed randomness: minus that of the draw attacked); evaluation draws count from 0, so the
+two never meet.
+"""
 
 
 @dataclass(frozen=True)
@@ -36,10 +41,11 @@ class Evaluation:
     Attributes:
         predictions: (n, draws) int64, on the CPU: the label of every draw.
         labels: (n,) int64.
-        x_adv: (n, c, h, w), on the CPU: the images judged (the clean ones without an attack).
+        x_adv: (n, c, h, w), on the CPU: the images judged (the clean ones without an attack; with fixed randomness, those of draw 0).
         seconds: wall time.
         network_evaluations: images that went through the score network, recomputation for gradients included.
         warnings: what was warned of meanwhile, for instance dead gradients.
+        own_verdict: (n, k) bool: which images an attack that judges by itself (AutoAttack) counts as right, by attack; else None.
     """
 
     predictions: Tensor
@@ -48,6 +54,7 @@ class Evaluation:
     seconds: float
     network_evaluations: int
     warnings: tuple[str, ...] = ()
+    own_verdict: Tensor | None = None
 
     @property
     def right(self) -> Tensor:
@@ -75,6 +82,11 @@ class Evaluation:
         return {self._draws: wilson(int((plurality(self.predictions) == self.labels).sum()), len(self.labels))}
 
     @property
+    def own(self) -> Estimate | None:
+        """The accuracy that the attack's own verdict claims; bootstrap interval over images."""
+        return None if self.own_verdict is None else bootstrap_mean(self.own_verdict.double().mean(1).numpy())
+
+    @property
     def _draws(self) -> int:
         return self.predictions.shape[1]
 
@@ -83,7 +95,8 @@ class Evaluation:
         """One evaluation of all images of `parts`."""
         tensors = (torch.cat([getattr(p, name) for p in parts]) for name in ("predictions", "labels", "x_adv"))
         warned = tuple(text for p in parts for text in p.warnings)
-        return Evaluation(*tensors, sum(p.seconds for p in parts), sum(p.network_evaluations for p in parts), warned)
+        own = None if parts[0].own_verdict is None else torch.cat([p.own_verdict for p in parts])  # type: ignore[misc]
+        return Evaluation(*tensors, sum(p.seconds for p in parts), sum(p.network_evaluations for p in parts), warned, own)
 
 
 def evaluate(
@@ -95,6 +108,7 @@ def evaluate(
     seed: int = 0,
     *,
     attack_model: nn.Module | None = None,
+    randomness: Randomness = "fresh",
     image_ids: Tensor | None = None,
     batch_size: int = 64,
     progress: Callable[[int, int], None] | None = None,
@@ -110,6 +124,9 @@ def evaluate(
         seed: of all keys. For a model that takes keys and an attack that works by image (`attacks.PGD`) the result is a function of (seed, image
             id), not of the batch.
         attack_model: what the attack differentiates, where it is not `model` (a surrogate, the bare classifier, another gradient mode).
+        randomness: "fresh": the attack does not know the noise of the draws that judge it. "fixed": attacker and defence share it: each draw is
+            the deterministic model `purify.FixedRandomness(model, key of the draw)`, attacked anew and judged once, at `draws` times the cost.
+            What "fixed" leaves of the accuracy does not come from randomness alone.
         image_ids: (n,) int64, default 0 .. n - 1: identities of the images, for their keys.
         batch_size: images of one call of the attack and of the model.
         progress: progress(done, total) in images.
@@ -117,62 +134,92 @@ def evaluate(
     Raises:
         ValueError: bad images, labels or settings, before any work starts; NaN logits.
     """
-    parts = list(evaluate_batches(model, x, y, attack, draws, seed, attack_model=attack_model, image_ids=image_ids, batch_size=batch_size, progress=progress))
-    return Evaluation.join(parts)
-
-
-def evaluate_batches(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    attack: Attack | None = None,
-    draws: int = 8,
-    seed: int = 0,
-    *,
-    attack_model: nn.Module | None = None,
-    image_ids: Tensor | None = None,
-    batch_size: int = 64,
-    progress: Callable[[int, int], None] | None = None,
-) -> Iterator[Evaluation]:
-    """`evaluate`, batch by batch, so that a caller can keep what is done; same arguments."""
     check_inputs(x, y)
     if draws < 1 or batch_size < 1:
         raise ValueError(f"draws and batch_size must be positive integers, got {draws} and {batch_size}")
+    if randomness not in get_args(Randomness):
+        raise ValueError(f"randomness={randomness!r} is not one of {', '.join(get_args(Randomness))}")
+    if randomness == "fixed" and not takes_keys(model):
+        raise ValueError(f'randomness="fixed" needs a model whose forward takes `keys`; that of {type(model).__name__} does not')
     image_ids = torch.arange(len(x)) if image_ids is None else image_ids.cpu()
     if image_ids.shape != (len(x),):
         raise ValueError(f"image_ids must have shape ({len(x)},), got {tuple(image_ids.shape)}")
     _check_inference_mode(model)
     _check_keys_arrive(model)
-    return _batches(model, x, y, attack, draws, seed, attack_model or model, image_ids, batch_size, progress)
-
-
-def _batches(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    attack: Attack | None,
-    draws: int,
-    seed: int,
-    attack_model: nn.Module,
-    image_ids: Tensor,
-    batch_size: int,
-    progress: Callable[[int, int], None] | None,
-) -> Iterator[Evaluation]:
+    judge = _judge_fresh if randomness == "fresh" else _judge_fixed
+    parts = []
     for rows in torch.arange(len(x)).split(batch_size):
-        started = time.monotonic()
-        images, labels, ids = x[rows], y[rows], image_ids[rows]
-        with _count_network_evaluations(model, attack_model) as count, _full_precision(x.device), warnings.catch_warnings(record=True) as caught:
-            if attack is not None:
-                keys = noise_keys(seed, ids, ATTACK_DRAW).to(x.device)
-                images = attack(attack_model, images, labels, keys=keys, progress=_part(progress, int(rows[0]), len(rows), len(x)))
-            labels_of_draws = (_predict(model, images, noise_keys(seed, ids, draw).to(x.device)) for draw in range(draws))
-            predictions = torch.stack(list(labels_of_draws), dim=1)
+        batch = _Batch(x[rows], y[rows], image_ids[rows], draws, seed, _part(progress, int(rows[0]), len(rows), len(x)))
+        parts.append(_measured(judge, model, attack_model or model, attack, batch))
         if progress is not None:
             progress(int(rows[-1]) + 1, len(x))
-        texts = tuple(str(warning.message) for warning in caught)
-        for text in texts:
-            warnings.warn(text, stacklevel=2)
-        yield Evaluation(predictions.cpu(), labels.cpu(), images.detach().cpu(), time.monotonic() - started, count(), texts)
+    return Evaluation.join(parts)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    images: Tensor
+    labels: Tensor
+    ids: Tensor
+    draws: int
+    seed: int
+    progress: Callable[[int, int], None] | None
+
+    def keys(self, draw: int) -> Tensor:
+        return noise_keys(self.seed, self.ids, draw).to(self.images.device)
+
+
+Judged = tuple[list[Tensor], Tensor, Tensor | None]
+"""The labels of every draw, the images judged, and the attack's own verdict (n, k)."""
+
+
+def _measured(judge: Callable[..., Judged], model: nn.Module, attack_model: nn.Module, attack: Attack | None, batch: _Batch) -> Evaluation:
+    """`judge` on one batch, with its cost and its warnings."""
+    started, device = time.monotonic(), batch.images.device
+    with _count_network_evaluations(model, attack_model) as count, _full_precision(device), warnings.catch_warnings(record=True) as caught:
+        predictions, images, own = judge(model, attack_model, attack, batch)
+    texts = tuple(str(warning.message) for warning in caught)
+    for text in texts:
+        warnings.warn(text, stacklevel=3)
+    stacked = torch.stack(predictions, dim=1).cpu()
+    seconds = time.monotonic() - started
+    return Evaluation(stacked, batch.labels.cpu(), images.detach().cpu(), seconds, count(), texts, None if own is None else own.cpu())
+
+
+def _judge_fresh(model: nn.Module, attack_model: nn.Module, attack: Attack | None, batch: _Batch) -> Judged:
+    """One adversarial example for each image, judged by fresh draws."""
+    images, own = _attacked(attack, attack_model, batch, ATTACK_DRAW, batch.progress)
+    return [_predict(model, images, batch.keys(draw)) for draw in range(batch.draws)], images, own
+
+
+def _judge_fixed(model: nn.Module, attack_model: nn.Module, attack: Attack | None, batch: _Batch) -> Judged:
+    """Each draw a deterministic model: attacked, then judged by itself."""
+    predictions, verdicts, first = [], [], batch.images
+    for draw in range(batch.draws):
+        key = int(derive_keys(torch.zeros(1, dtype=torch.int64), draw, batch.seed, Purpose.FIXED))
+        fixed = FixedRandomness(model, key)
+        fixed_attack_model = FixedRandomness(attack_model, key) if takes_keys(attack_model) else attack_model
+        progress = None if batch.progress is None else partial(_later, batch.progress, draw, batch.draws)
+        images, own = _attacked(attack, fixed_attack_model, batch, ATTACK_DRAW - draw, progress)
+        predictions.append(_predict(fixed, images, batch.keys(draw)))
+        first = images if draw == 0 else first
+        verdicts += [] if own is None else [own]
+    return predictions, first, torch.cat(verdicts, dim=1) if verdicts else None
+
+
+def _attacked(attack: Attack | None, model: nn.Module, batch: _Batch, draw: int, progress: Callable[[int, int], None] | None) -> tuple[Tensor, Tensor | None]:
+    """Adversarial images, and the attack's own verdict (n, 1) where it has one."""
+    if attack is None:
+        return batch.images, None
+    if hasattr(attack, "with_verdict"):
+        images, right = attack.with_verdict(model, batch.images, batch.labels, keys=batch.keys(draw), progress=progress)
+        return images, right[:, None]
+    return attack(model, batch.images, batch.labels, keys=batch.keys(draw), progress=progress), None
+
+
+def _later(progress: Callable[[int, int], None], part: int, parts: int, done: int, total: int) -> None:
+    """The progress of one of several equal parts, as that of the whole."""
+    progress(part * total + done, parts * total)
 
 
 @torch.no_grad()

@@ -43,6 +43,24 @@ class DefendedClassifier(nn.Module):
         return plurality(torch.stack(labels, dim=1))
 
 
+class FixedRandomness(nn.Module):
+    """A model with one key for all images and all calls: a deterministic function, whose noise an attacker knows.
+
+    Args:
+        model: called as `model(x, keys=...)`.
+        key: any int64.
+    """
+
+    def __init__(self, model: nn.Module, key: int):
+        super().__init__()
+        self.model = model
+        self.key = key
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (b, classes) of images `x` (b, c, h, w) in [0, 1]."""
+        return self.model(x, keys=torch.full((len(x),), self.key, dtype=torch.int64, device=x.device))
+
+
 def plurality(labels: Tensor) -> Tensor:
     """The most frequent label of each row, (b, votes) int64 -> (b,) int64, or `TIE`. Labels are at least 0."""
     counts = torch.zeros(len(labels), int(labels.max()) + 1, dtype=torch.int64, device=labels.device)

@@ -52,6 +52,7 @@ class Purpose(IntEnum):
     DRAW = 0
     FRESH = 1
     VOTE = 2
+    FIXED = 3
 
 
 class Stage(IntEnum):

@@ -66,10 +66,51 @@ def test_a_random_model_gets_no_clean_images_back():
     assert (threat.distance(x_adv, X) > 0.01).all()
 
 
+class Lucky(nn.Module):
+    """Right (class 0) or wrong by a coin, whatever the image: its accuracy is 1/2 under any attack."""
+
+    def __init__(self):
+        super().__init__()
+        self.keys = []
+
+    def forward(self, x, keys=None):
+        self.keys.append(keys)
+        coin = ((keys // 7) % 2).to(x.dtype)
+        return torch.stack([1 - coin, coin], 1) + 1e-3 * x.flatten(1)[:, :2]
+
+
+def test_the_official_verdict_is_that_of_single_draws():
+    """Right in the clean draw and in the one after each attack: 1/2 to the power of 1 + attacks, though every fresh draw is right with 1/2."""
+    x, y = torch.rand(400, 3, 4, 4, generator=torch.Generator().manual_seed(1)), torch.zeros(400, dtype=torch.int64)
+    attack = AutoAttack(Linf(0.01), version="custom", attacks=("apgd-ce", "square"), iterations=2, queries=2, batch_size=400)
+    x_adv, right = attack.with_verdict(Lucky(), x, y)
+    assert right.dtype == torch.bool and right.shape == (400,)
+    assert abs(right.double().mean() - 1 / 8) < 4 * (1 / 8 * 7 / 8 / 400) ** 0.5
+    fresh = Lucky()(x_adv, torch.randint(2**40, (400,), generator=torch.Generator().manual_seed(2))).argmax(1) == 0
+    assert abs(fresh.double().mean() - 1 / 2) < 4 * (1 / 4 / 400) ** 0.5
+
+
+def test_the_official_code_seeds_every_batch_alike():
+    """With noise from torch's generator the draws of the second batch are those of the first; counted draws never repeat."""
+    x, y = torch.rand(8, 3, 4, 4, generator=torch.Generator().manual_seed(1)), torch.zeros(8, dtype=torch.int64)
+
+    class AlwaysRight(Lucky):
+        def forward(self, x, keys=None):
+            self.keys.append(keys)
+            return torch.stack([1 + x[:, 0, 0, 0], x[:, 0, 0, 1] - 1], 1)
+
+    for draws, repeats in (("torch", True), ("counted", False)):
+        model = AlwaysRight()
+        AutoAttack(Linf(0.01), version="custom", attacks=("apgd-ce",), iterations=2, batch_size=4, draws=draws)(model, x, y)
+        used = [tuple(keys.tolist()) for keys in model.keys if len(keys) == 4]
+        assert (len(set(used)) < len(used)) == repeats
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"version": "fast"}, "version='fast' is not one of standard, rand, custom"),
+        ({"draws": "numpy"}, "draws='numpy' is not one of counted, torch"),
         ({"version": "custom"}, 'attacks go with version="custom"'),
         ({"attacks": ("square",)}, 'attacks go with version="custom"'),
         ({"version": "custom", "attacks": ("pgd",)}, "attacks: 'pgd' is not one of apgd-ce"),

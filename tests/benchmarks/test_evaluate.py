@@ -65,6 +65,73 @@ def test_no_image_is_dropped_and_batches_do_not_matter(defended):
     assert torch.equal(some.predictions, whole.predictions[order])
 
 
+class Swinging(nn.Module):
+    """Right by 0.05 plus or minus the sum of the perturbation, the sign by the key: whoever knows the key can always break it."""
+
+    def forward(self, x, keys=None):
+        sign = 1.0 - 2.0 * ((keys // 5) % 2)
+        z = 0.05 + sign * (x - X[:, :, :2, :2].mean()).sum((1, 2, 3))
+        return torch.stack([z, -z], 1)
+
+
+def test_fixed_randomness_is_a_deterministic_white_box():
+    """Where the attack must guess the noise it breaks half of the draws, where it knows it all of them."""
+    x, y = X[:, :, :2, :2].mean().expand(10, 1, 2, 2), torch.zeros(10, dtype=torch.int64)
+    attack = PGD(Linf(0.1), steps=8, loss="margin", random_start=False)
+    fresh = evaluate(Swinging(), x, y, PGD(Linf(0.1), steps=8, eot=1, loss="margin"), draws=64)
+    fixed = evaluate(Swinging(), x, y, attack, draws=16, randomness="fixed")
+    assert fresh.single.value == pytest.approx(0.5, abs=0.1)
+    assert fixed.single.value == 0
+    assert evaluate(Swinging(), x, y, draws=16, randomness="fixed").single.value == 1
+
+
+def test_fixed_randomness_of_a_defence(defended):
+    """Every draw is judged under the noise that was attacked, another for each draw, the same in any batch."""
+    seen = {}
+
+    def attack(model, x, y, keys=None, progress=None):
+        seen.setdefault(model.key, []).append(model(x))
+        progress(1, 2)
+        return x
+
+    done = []
+    y = torch.zeros(10, dtype=torch.int64)
+    result = evaluate(defended, X, y, attack, draws=3, randomness="fixed", batch_size=4, progress=lambda *part: done.append(part))
+    assert len(seen) == 3
+    expected = torch.stack([torch.cat(parts).argmax(1) for parts in seen.values()], 1)
+    assert torch.equal(result.predictions, expected)
+    assert done == sorted(done) and done[-1] == (10, 10)
+    with pytest.raises(ValueError, match='randomness="fixed" needs a model whose forward takes `keys`'):
+        evaluate(defended.classifier, X, y, randomness="fixed")
+    with pytest.raises(ValueError, match="randomness='none' is not one of fresh, fixed"):
+        evaluate(defended, X, y, randomness="none")
+
+
+def test_an_attacks_own_verdict_is_kept_beside_ours():
+    class Judging:
+        def with_verdict(self, model, x, y, keys=None, progress=None):
+            return x, torch.arange(len(x)) % 4 == 0
+
+    y = torch.zeros(10, dtype=torch.int64)
+    result = evaluate(Scripted(), X, y, Judging(), draws=2, batch_size=5)
+    assert result.own.value == 4 / 10
+    assert result.single.value == evaluate(Scripted(), X, y, draws=2).single.value
+    assert evaluate(Scripted(), X, y, draws=2).own is None
+    assert evaluate(Scripted(), X, y, Judging(), draws=3, randomness="fixed").own_verdict.shape == (10, 3)
+
+
+@pytest.mark.parametrize("attacked", [False, True])
+def test_verdicts_do_not_depend_on_batches_or_order(defended, attacked):
+    """Noise and verdicts equal, in batches of 1, 7 and 64, forwards and backwards."""
+    x, y = torch.rand(64, 1, 28, 28, generator=torch.Generator().manual_seed(3)), torch.arange(64) % 10
+    attack = PGD(Linf(0.05), steps=1) if attacked else None
+    whole = evaluate(defended, x, y, attack, draws=2, batch_size=64)
+    for order, size in ((torch.arange(64), 1), (torch.arange(64), 7), (torch.arange(64).flip(0), 64)):
+        other = evaluate(defended, x[order], y[order], attack, draws=2, batch_size=size, image_ids=order)
+        assert torch.equal(other.predictions, whole.predictions[order])
+        torch.testing.assert_close(other.x_adv, whole.x_adv[order], rtol=0, atol=1e-5)
+
+
 def test_network_evaluations_are_counted(defended):
     """Clean: images x draws x steps. PGD with exact gradients: every step forward and once more backward."""
     y = torch.zeros(10, dtype=torch.int64)
