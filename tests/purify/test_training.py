@@ -70,6 +70,24 @@ def test_score_matching_loss_of_the_exact_network_is_the_posterior_variance(gaus
     assert loss == pytest.approx(signal / (signal + LinearVP().sigma(0.201) ** 2), rel=0.03)
 
 
+def test_score_matching_mirrors_half_of_the_images():
+    """Almost without noise, what the network sees is the image or its mirror image."""
+    seen = []
+
+    class Recorder(nn.Module):
+        def forward(self, x, labels):
+            seen.append(x)
+            return x
+
+    times = TimeSampling(t_min=1e-9, focus=1e-8, t_max=1e-8)
+    for flip in (False, True):
+        denoising_score_matching(times, flip)(ScoreModel(Recorder(), LinearVP()), IMAGES, LABELS, torch.Generator().manual_seed(0))
+    clean = IMAGES.float() / 127.5 - 1
+    same, mirrored = ((seen[1] - other).abs().amax((1, 2, 3)) < 1e-3 for other in (clean, clean.flip(3)))
+    assert (same | mirrored).all() and 0.2 < mirrored.double().mean() < 0.8
+    assert (seen[0] - clean).abs().max() < 1e-3
+
+
 def test_time_sampling_has_the_stated_shares():
     times = TimeSampling(focus=0.3, focus_share=0.75).draw(100_000, torch.Generator().manual_seed(0))
     assert times.min() >= 1e-5 and times.max() <= 1
