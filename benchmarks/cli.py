@@ -1,4 +1,4 @@
-"""The command line: `purify bench`, `clean`, `report`, `speed`, `train`."""
+"""The command line: `purify bench`, `audit`, `clean`, `report`, `speed`, `train`."""
 
 import os
 import sys
@@ -75,6 +75,43 @@ def bench(
     if paired is not None:
         console.print(paired)
     console.print(f"results and figures: {folder}", soft_wrap=True)
+
+
+@app.command()
+def audit(
+    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a packaged configuration, as for bench.")] = DEFAULT_BENCH,
+    out: Out = None,
+    overrides: Overrides = None,
+    device: Device = None,
+) -> None:
+    """Measure every gradient mode of a defence against a float64 reference on the same noise: error, time, memory.
+
+    Writes audit.json and audit.png. The exit code is 1 where the `exact` gradient is not what it claims to be.
+    """
+    from rich.console import Console
+
+    from benchmarks import config as configs
+    from benchmarks import report, runs
+    from benchmarks.audit import Audit
+    from benchmarks.bench_config import BenchConfig
+    from benchmarks.figures import save_audit_chart
+
+    settings = configs.load(BenchConfig, config, overrides)
+    experiment = Audit(settings, runs.pick_device(device))
+    folder = runs.make_folder(out, "audit")
+    with runs.locked(folder):
+        result = experiment.run(folder, _say)
+    if result["sweep"]:
+        save_audit_chart(result["sweep"], folder / "audit.png")
+    console = Console()
+    for table in report.audit_tables(result):
+        console.print(table)
+    for verdict in result["verdicts"]:
+        mark = {True: "ok  ", False: "FAIL", None: "    "}[verdict["passed"]]
+        console.print(f"{mark} {verdict['mode']} ({verdict['precision']}): {verdict['text']}", soft_wrap=True, highlight=False)
+    console.print(f"results and figure: {folder}", soft_wrap=True)
+    if any(verdict["passed"] is False for verdict in result["verdicts"]):
+        raise typer.Exit(1)
 
 
 @app.command()

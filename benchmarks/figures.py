@@ -100,6 +100,33 @@ def save_curve(x_name: str, lines: dict[str, list[tuple[float, dict[str, Any]]]]
     plt.close(figure)
 
 
+def save_audit_chart(rows: list[dict[str, Any]], path: Path) -> None:
+    """Relative error and cosine of every gradient mode against t*, a line for each number of steps."""
+    modes = list(dict.fromkeys(row["mode"] for row in rows if row["mode"] != "backprop"))
+    counts = sorted({row["steps"] for row in rows})
+    styles = ["-", "--", ":", "-."]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
+    for i, mode in enumerate(modes):
+        for j, steps in enumerate(counts):
+            points = sorted((r["t_star"], r["relative_error"], r["cosine"]) for r in rows if (r["mode"], r["steps"]) == (mode, steps))
+            xs = [p[0] for p in points]
+            look = {"color": f"C{i}", "linestyle": styles[j % len(styles)], "marker": "osdxv"[i % 5], "markersize": 4, "linewidth": 2.2 - 0.5 * i}
+            left.plot(xs, [p[1] for p in points], **look)
+            right.plot(xs, [p[2]["median"] for p in points], **look, label=f"{mode}, {steps} steps")
+            right.fill_between(xs, [p[2]["min"] for p in points], [p[2]["max"] for p in points], color=f"C{i}", alpha=0.06)
+    left.set_yscale("log")
+    left.axhline(1, color="grey", linewidth=0.8)
+    left.set_title("relative error (at 1, no gradient at all is as good)", fontsize=10)
+    right.set_title("cosine: median and range over images", fontsize=10)
+    figure.suptitle("gradient modes against the float64 gradient", fontsize=11)
+    for axis in (left, right):
+        axis.set_xlabel("t*")
+        axis.grid(alpha=0.3)
+    right.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
 @torch.no_grad()
 def save_denoising_picture(model: ScoreModel, images: Tensor, times: Sequence[float], path: Path) -> None:
     """Clean images (n, c, h, w) in [0, 1], and for each t the noisy image beside E[x_0 | x_t]."""

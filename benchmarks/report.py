@@ -42,6 +42,8 @@ def table(summary: dict[str, Any]) -> Table:
         attack = r["attack"]
         if attack != "none":
             attack = f"{attack}\n{r['threat']}\n{r['iterations']} steps\nEOT {r['eot']}{', ' + r['gradient'] if r['gradient'] else ''}"
+            attack += "\nfixed noise" if r["randomness"] == "fixed" else ""
+            attack += f"\nits own verdict:\n{percent(r['own_verdict'])}" if r["own_verdict"] else ""
         cells = (f"{100 * e['value']:.1f}\n{100 * e['ci95'][0]:.1f}-{100 * e['ci95'][1]:.1f}" for e in (r["single"], r["worst_of"][n], r["majority"][n]))
         result.add_row(r["model"], attack, *cells, _short(r["network_evaluations"]), f"{r['seconds']:.0f}", end_section=True)
     return result
@@ -62,6 +64,71 @@ def paired_table(summary: dict[str, Any]) -> Table | None:
         low, high = p["ci95"]
         result.add_row(p["model"], p["attack"], p["reference"], f"{100 * p['value']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]", f"{p['p_value']:.4f}")
     return result
+
+
+def audit_tables(result: dict[str, Any]) -> list[Table]:
+    """The tables of an audit: gradients at the configured setting, cost, the sweep over t* and steps, and DiffPure's conventions."""
+    at = result["gradients"][0]
+    gradients = _table(
+        f"gradients at t* = {at['t_star']}, {at['steps']} steps ({at['grid']}), {result['images']} images, against the float64 reference",
+        ("mode", "precision", "relative\nerror", "worst\nimage", "cosine\nmedian", "min", "right\nsigns %", "value\nerror"),
+    )
+    for row in result["gradients"]:
+        cosine = row["cosine"]
+        errors = (f"{row['relative_error']:.1e}", f"{row['relative_error_images']['max']:.1e}")
+        gradients.add_row(
+            row["mode"],
+            row["precision"],
+            *errors,
+            f"{cosine['median']:.3f}",
+            f"{cosine['min']:.3f}",
+            _points(row["sign_agreement"]),
+            f"{row['value_error']:.0e}",
+        )
+
+    time = result["time"]
+    cost = _table("cost of value and gradient", ("mode", "time\n(bare = 1)", "peak memory in MiB", "MiB\na step", "one state"))
+    for row in result["memory"]:
+        peaks = ", ".join(
+            f"{'out of memory' if peak is None else format(peak, '.0f')} at {n} steps" for n, peak in zip(row["steps"], row["peak_mib"], strict=True)
+        )
+        growth = "-" if row["mib_per_step"] is None else f"{row['mib_per_step']:.2f}"
+        cost.add_row(row["mode"], f"{time['ratio'][row['mode']]:.1f}", peaks, growth, f"{row['state_mib']:.2f}")
+
+    tables = [gradients, cost]
+    settings = sorted({(row["t_star"], row["steps"]) for row in result["sweep"]})
+    if settings:
+        modes = list(dict.fromkeys(row["mode"] for row in result["sweep"] if row["mode"] != "backprop"))
+        sweep = _table("relative error (median cosine) in equal steps", ("t*", "steps", *modes))
+        cells = {(row["t_star"], row["steps"], row["mode"]): f"{row['relative_error']:.1e} ({row['cosine']['median']:.2f})" for row in result["sweep"]}
+        for t_star, steps in settings:
+            sweep.add_row(str(t_star), str(steps), *(cells[t_star, steps, mode] for mode in modes))
+        tables.append(sweep)
+
+    if not result["conventions"]:
+        return tables
+    conventions = _table("DiffPure's conventions, same noise", ("convention", "accuracy %", "mean change of a pixel", "predictions changed %"))
+    for row in result["conventions"]:
+        conventions.add_row(row["convention"], _points(row["accuracy"]), f"{row['mean_change']:.1e}", _points(row["predictions_changed"]))
+    return [*tables, conventions]
+
+
+def _memory(row: dict[str, Any]) -> tuple[str, str, str]:
+    """Peaks, growth and the size of a state."""
+    peaks = ["out of memory" if peak is None else f"{peak:.0f}" for peak in row["peak_mib"]]
+    growth = "-" if row["mib_per_step"] is None else f"{row['mib_per_step']:.2f}"
+    return "\n".join(f"{peak} ({n} steps)" for peak, n in zip(peaks, row["steps"], strict=True)), growth, f"{row['state_mib']:.2f}"
+
+
+def _table(title: str, columns: tuple[str, ...]) -> Table:
+    result = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for name in columns:
+        result.add_column(name)
+    return result
+
+
+def _points(fraction: float) -> str:
+    return f"{100 * fraction:.1f}"
 
 
 def _effort(result: dict[str, Any]) -> str:

@@ -9,15 +9,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from purify import DiffPure, ScoreModel, noise_keys
 from purify.gradients import MODES
 from purify.noise import Stage, standard_normal
+from purify.purifiers import Purifier
 from purify.sde import time_grid
 
 
 def measure(score: ScoreModel, batch: int, steps: int, rounds: int, device: torch.device) -> dict[str, Any]:
-    """Seconds (median over rounds) and ratios to the bare evaluations.
+    """Times a purification of random images at t_star = 0.1, its gradient in every mode, and its noise.
 
     Args:
         score: the score model; its `image_shape` is used.
@@ -27,19 +29,13 @@ def measure(score: ScoreModel, batch: int, steps: int, rounds: int, device: torc
         device: where to measure.
 
     Returns:
-        {"seconds": {part: median}, "ratio": {part: median of its time over that of "bare network evaluations" in the same round}, ...}
+        See `compare`; the reference is "bare network evaluations".
     """
     assert score.image_shape is not None
     score = score.to(device)
-    generator = torch.Generator().manual_seed(0)
-    x = torch.rand(batch, *score.image_shape, generator=generator).to(device)
+    x = torch.rand(batch, *score.image_shape, generator=torch.Generator().manual_seed(0)).to(device)
     keys = noise_keys(0, torch.arange(batch), 0).to(device)
-    times = time_grid(0.1, 1e-5, steps)
-
-    @torch.no_grad()
-    def bare() -> None:
-        for t in times[:-1]:
-            score.noise(x, t)
+    purifiers = {mode: DiffPure(score, 0.1, steps, mode) for mode in MODES}
 
     @torch.no_grad()
     def forward() -> None:
@@ -50,16 +46,37 @@ def measure(score: ScoreModel, batch: int, steps: int, rounds: int, device: torc
         for step in range(steps + 1):
             standard_normal(keys, Stage.INCREMENT, step, tuple(x.shape[1:]))
 
-    def gradient(mode: str) -> Callable[[], None]:
-        def run() -> None:
-            inputs = x.clone().requires_grad_()
-            torch.autograd.grad(purifiers[mode](inputs, keys).sum(), inputs)
+    parts = {BARE: bare_evaluations(score, x, time_grid(0.1, 1e-5, steps)), "purifier(x)": forward, "noise alone": noise}
+    parts |= {f"purifier(x) and gradient, {mode}": value_and_gradient(purifier, x, keys) for mode, purifier in purifiers.items()}
+    return {"batch": batch, "steps": steps, "rounds": rounds, **compare(parts, rounds, device)}
 
-        return run
 
-    purifiers = {mode: DiffPure(score, 0.1, steps, mode) for mode in MODES}
-    parts = {"bare network evaluations": bare, "purifier(x)": forward, "noise alone": noise}
-    parts |= {f"purifier(x) and gradient, {mode}": gradient(mode) for mode in MODES}
+BARE = "bare network evaluations"
+
+
+def bare_evaluations(score: ScoreModel, x: Tensor, times: tuple[float, ...]) -> Callable[[], None]:
+    """The network evaluations of a path over `times`, without anything around them or any gradient."""
+
+    @torch.no_grad()
+    def run() -> None:
+        for t in times[:-1]:
+            score.noise(x, t)
+
+    return run
+
+
+def value_and_gradient(purifier: Purifier, x: Tensor, keys: Tensor) -> Callable[[], None]:
+    """Purification and the gradient of the sum of its result."""
+
+    def run() -> None:
+        inputs = x.clone().requires_grad_()
+        torch.autograd.grad(purifier(inputs, keys).sum(), inputs)
+
+    return run
+
+
+def compare(parts: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, dict[str, float]]:
+    """{"seconds": {part: median over rounds}, "ratio": {part: median of its time over that of the first part in the same round}}."""
     seconds: dict[str, list[float]] = {name: [] for name in parts}
     for round_ in range(rounds + 1):
         # Whatever runs first in a round pays for the caches that the last part left: take turns.
@@ -70,11 +87,8 @@ def measure(score: ScoreModel, batch: int, steps: int, rounds: int, device: torc
             _wait(device)
             if round_ > 0:
                 seconds[name].append(time.perf_counter() - started)
-    reference = seconds["bare network evaluations"]
+    reference = next(iter(seconds.values()))
     return {
-        "batch": batch,
-        "steps": steps,
-        "rounds": rounds,
         "seconds": {name: statistics.median(values) for name, values in seconds.items()},
         "ratio": {name: statistics.median(v / r for v, r in zip(values, reference, strict=True)) for name, values in seconds.items()},
     }

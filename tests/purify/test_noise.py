@@ -3,8 +3,11 @@ import math
 import numpy as np
 import pytest
 import torch
+import torchsde
 from scipy import stats
 
+from attacks.randomness import mix
+from benchmarks.evaluate import ATTACK_DRAW
 from purify import noise_keys
 from purify.noise import KeyedBrownian, Purpose, Stage, derive_keys, philox, standard_normal
 
@@ -32,6 +35,39 @@ def test_normals_are_normal_and_independent():
     others += [torch.from_numpy(np.roll(first, 1, axis=0)), torch.from_numpy(np.roll(first, 1, axis=1))]
     for other in others:  # correlation of 200,000 independent pairs has standard deviation 0.0022
         assert abs(np.corrcoef(first.ravel(), other.numpy().ravel())[0, 1]) < 5 * 0.00224
+
+
+def streams(count=20_000):
+    """(streams, count): every combination of neighbouring raw keys, keys of noise_keys, stages, steps and nodes."""
+    keys = torch.cat([torch.arange(4), torch.tensor([2**32, 2**33]), noise_keys(0, torch.arange(2), 0), noise_keys(0, torch.arange(2), 2**32 - 1)])
+    parts = [standard_normal(keys, stage, step, (count,), node=node) for stage in (0, 1, 2) for step in (0, 1, 255) for node in (0, 1)]
+    return torch.cat(parts).double()
+
+
+def test_every_stream_is_normal():
+    """Kolmogorov-Smirnov stream by stream, then once more on the p-values, which must be uniform."""
+    p_values = [stats.kstest(stream.numpy(), "norm").pvalue for stream in streams(5000)]
+    assert min(p_values) > 1e-3 / len(p_values)
+    assert stats.kstest(p_values, "uniform").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("moment", [1, 2])
+def test_streams_are_uncorrelated(moment):
+    """Neither the numbers nor their squares: all 16,110 pairs of 180 streams, bound for the largest of so many at p < 1e-4."""
+    values = streams() ** moment
+    correlation = torch.corrcoef(values).fill_diagonal_(0)
+    assert correlation.abs().max() * math.sqrt(values.shape[1]) < stats.norm.isf(1e-4 / 2 / 16_110)
+    off = correlation[torch.triu_indices(180, 180, 1).unbind()] * math.sqrt(values.shape[1])
+    assert stats.kstest(off.numpy(), "norm").pvalue > 1e-3
+
+
+def test_attack_and_evaluation_draws_are_disjoint():
+    """No key of an attack's draw, nor any that `attacks` derives from it, is one of an evaluation draw."""
+    ids = torch.arange(500)
+    evaluation = torch.cat([noise_keys(0, ids, draw) for draw in range(64)])
+    attack = noise_keys(0, ids, ATTACK_DRAW)
+    derived = torch.cat([attack, *(mix(mix(attack, 0), 1, step) for step in range(50)), *(mix(mix(mix(attack, 0), 1, 3), draw) for draw in range(20))])
+    assert len(torch.cat([evaluation, derived]).unique()) == len(evaluation) + len(derived)
 
 
 def test_normals_do_not_depend_on_the_batch():
@@ -105,3 +141,46 @@ def test_disjoint_intervals_are_independent():
 def test_levy_area_is_refused():
     with pytest.raises(NotImplementedError, match="Levy area"):
         brownian(1)(0, 1, return_A=True)
+
+
+def test_reversed_path_is_the_same_path():
+    """What torchsde's adjoint walks on: time negated."""
+    w = brownian(3)
+    backwards = torchsde.ReverseBrownian(w)
+    for a, b in ((2, 3), (2.25, 4.5)):
+        torch.testing.assert_close(backwards(-b, -a), w(a, b))
+
+
+class OrnsteinUhlenbeck:
+    """dx = -x du + du-noise, additive."""
+
+    noise_type, sde_type = "diagonal", "ito"
+
+    def f(self, u, x):
+        return -x
+
+    def g(self, u, x):
+        return 0.7 * torch.ones_like(x)
+
+
+def solve_ou(dt, method, **options):
+    images = 60
+    bm = KeyedBrownian(noise_keys(0, torch.arange(images), 0), 3, torch.float64)
+    start = torch.ones(images, 3, dtype=torch.float64)
+    return torchsde.sdeint(OrnsteinUhlenbeck(), start, torch.tensor([0.0, 4.0], dtype=torch.float64), bm=bm, dt=dt, method=method, **options)[-1]
+
+
+@pytest.mark.parametrize(("method", "order"), [("euler", 1.0), ("srk", 1.5)])
+def test_strong_order_on_one_path(method, order):
+    """Finer steps see the same path through the bridge: errors fall at the method's strong order for additive noise."""
+    exact = solve_ou(1 / 128, "srk")
+    errors = [(solve_ou(dt, method) - exact).square().mean().sqrt().item() for dt in (1 / 2, 1 / 4, 1 / 8)]
+    slopes = [math.log2(coarse / fine) for coarse, fine in zip(errors, errors[1:], strict=False)]
+    assert np.mean(slopes) > order - 0.15
+
+
+def test_adaptive_steps_solve_the_same_path():
+    """Arbitrary times, asked for in any order, as an adaptive solver does when it rejects a step."""
+    fine = solve_ou(1 / 64, "srk")
+    adaptive = solve_ou(0.3, "srk", adaptive=True, rtol=1e-3, atol=1e-3)
+    assert (adaptive - fine).abs().max() < 1e-2 < 5e-2 < (solve_ou(1.0, "srk") - fine).abs().max()

@@ -1,0 +1,328 @@
+"""`purify audit`: how far each gradient mode is from the truth on a configured defence, and what it costs.
+
+The truth is a plain float64 Euler loop, written here without the purifier, its solver or torchsde, on the same noise, differentiated by autograd through
+every step. Each mode is compared with it image by image. The gradient is that of the classifier's margin as an attack would use it: the margin's
+gradient at the truly purified image, normalised and pulled back through the purifier in each mode. (The classifier is kept out of the comparison:
+its own float32 rounding can flip a ReLU, which says nothing about the purifier.)
+"""
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attacks.losses import margin
+from benchmarks import classifiers, datasets, speed
+from benchmarks.bench_config import BenchConfig
+from benchmarks.config import ConfigError
+from benchmarks.memory import peak_mib
+from benchmarks.published_adjoint import PublishedAdjoint
+from benchmarks.runs import environment, progress_bar, write_text
+from purify import DiffPure, ScoreModel, load_score_model, noise_keys
+from purify.gradients import MODES
+from purify.noise import Stage, standard_normal
+from purify.purifiers import Purifier
+from purify.sde import time_grid
+
+SCHEMA = 1
+PUBLISHED = "adjoint, as published"
+EXACT_LIMITS = {"float32": 1e-5, "float64": 1e-12}
+"""Largest relative error that `exact` and `backprop` may have."""
+
+_DIRECTIONS = 4
+_MEMORY_STEPS = (20, 200)
+_MEMORY_STEPS_BACKPROP = (10, 20)  # 200 would take tens of GB
+_ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The purified images and the gradient in float64, with the cotangent that was pulled back; all (b, c, h, w)."""
+
+    value: Tensor
+    cotangent: Tensor
+    gradient: Tensor
+
+
+class Audit:
+    """A checked audit, ready to run.
+
+    Args:
+        settings: a configuration of `purify bench`; its `audit` section says what is measured.
+        device: where.
+
+    Raises:
+        ConfigError, CheckpointError, DatasetError, ValueError: anything that cannot work, before any work starts.
+    """
+
+    def __init__(self, settings: BenchConfig, device: torch.device):
+        self.settings, self.device = settings, device
+        if settings.purifier.method == "srk":
+            raise ConfigError('purifier.method="srk": the audit\'s reference is an Euler loop; audit the same defence with method "euler"')
+        data = datasets.load(settings.data.name, settings.data.root)
+        first, self.count = settings.data.first, max(settings.audit.images, settings.audit.convention_images)
+        if first + self.count > len(data):
+            raise ConfigError(f"audit asks for {self.count} images from data.first={first}: {settings.data.name!r} has {len(data)} images")
+        self.x = datasets.as_floats(data.images[first : first + self.count]).to(device)
+        self.y = data.labels[first : first + self.count].to(device)
+        self.keys = noise_keys(settings.seed, torch.arange(first, first + self.count, device=device), 0)
+        self.classifier = classifiers.load_classifier(settings.classifier).to(device)
+        self.score = load_score_model(settings.score).to(device)
+        self.double = {"score": copy.deepcopy(self.score).double(), "classifier": copy.deepcopy(self.classifier).double()}
+        for t_star in settings.audit.t_star:
+            self._purifier("exact", t_star, 1, "diffpure")  # refuses a t_star that the network was not trained for
+
+    def _purifier(self, mode: str, t_star: float, steps: int, grid: str, score: ScoreModel | None = None) -> Purifier:
+        config = self.settings.purifier
+        if mode == PUBLISHED:
+            return PublishedAdjoint(score or self.score, t_star, steps, config.t_end)
+        arguments = config.model_dump(exclude={"scheme", "gradient", "t_star", "steps", "grid"})
+        return DiffPure(score or self.score, t_star, steps, mode, **arguments, grid=grid)  # type: ignore[arg-type]
+
+    def run(self, out: Path, say: Callable[[str], None]) -> dict[str, Any]:
+        """Measures everything, writes audit.json to `out`, and returns its contents; `say` gets a line per part."""
+        config, audit = self.settings.purifier, self.settings.audit
+        sweep = [(t_star, steps) for t_star in audit.t_star for steps in audit.steps]
+        result: dict[str, Any] = {
+            "schema": SCHEMA,
+            "config": self.settings.model_dump(mode="json"),
+            "environment": environment(self.device),
+            "images": audit.images,
+        }
+
+        def keep(name: str, value: Any) -> None:
+            result[name] = value
+            write_text(out / "audit.json", json.dumps(result, indent=2) + "\n")
+            say(f"{name}: done")
+
+        keep("gradients", self.gradients(config.t_star, config.steps, config.grid, full=True))
+        keep("finite_differences", self.finite_differences())
+        keep("time", self.times())
+        keep("memory", self.memory() if audit.memory_images else [])
+        keep("conventions", self.conventions() if audit.convention_images else [])
+        rows = []
+        with progress_bar("t* and steps", sum(steps for _, steps in sweep)) as update:
+            done = 0
+            for t_star, steps in sweep:
+                rows += self.gradients(t_star, steps, "diffpure")  # the grid of the published adjoint: one truth serves all
+                done += steps
+                update(done, f"t* = {t_star}, {steps} steps")
+        keep("sweep", rows)
+        keep("verdicts", verdicts(result["gradients"], result["finite_differences"]))
+        return result
+
+    # gradients
+
+    def truth(self, t_star: float, steps: int, grid: str) -> Truth:
+        """The plain float64 loop over the reverse SDE as Song et al. write it (eq. 6), and its gradient."""
+        config, score, schedule = self.settings.purifier, self.double["score"], self.score.schedule
+        images = self._images().double().requires_grad_()
+        shape, keys = tuple(images.shape[1:]), self._keys()
+        alpha, sigma = schedule.chain_marginal(t_star) if config.noising == "discrete" else (schedule.alpha(t_star), schedule.sigma(t_star))
+        x = alpha * (2 * images - 1) + sigma * standard_normal(keys, Stage.FORWARD, 0, shape, torch.float64)
+        times = time_grid(t_star, config.t_end, steps, grid)  # type: ignore[arg-type]
+        for i in range(steps):
+            t, dt = times[i], times[i + 1] - times[i]
+            f, g = schedule.drift(t), schedule.diffusion(t)
+            z = standard_normal(keys, Stage.INCREMENT, i, shape, torch.float64)
+            x = x + (f * x - (1 + config.eta**2) / 2 * g**2 * score.score(x, t)) * dt + config.eta * g * (-dt) ** 0.5 * z
+        purified = (x + 1) / 2
+        at = purified.detach().requires_grad_()
+        (cotangent,) = torch.autograd.grad(margin(self.double["classifier"](at), self.y[: len(at)]).sum(), at)
+        cotangent = cotangent / cotangent.flatten(1).norm(dim=1).clamp_min(1e-300)[:, None, None, None]
+        (gradient,) = torch.autograd.grad(purified, images, cotangent)
+        return Truth(purified.detach(), cotangent, gradient)
+
+    def gradients(self, t_star: float, steps: int, grid: str, full: bool = False) -> list[dict[str, Any]]:
+        """A row for each mode at this setting; `full` adds float64."""
+        truth = self.truth(t_star, steps, grid)
+        rows = []
+        unrolled: dict[str, Tensor] = {}  # by precision: what `backprop` gives
+        for mode, precision in [("backprop", "float64"), ("exact", "float64")] * full + [(m, "float32") for m in ("backprop", *self._modes())]:
+            dtype = getattr(torch, precision)
+            purifier = self._purifier(mode, t_star, steps, grid, self.double["score"] if precision == "float64" else self.score)
+            reference = self.truth(t_star, steps, "diffpure") if mode == PUBLISHED and grid != "diffpure" else truth
+            value, gradient = _pull_back(purifier, self._images().to(dtype), self._keys(), reference.cotangent.to(dtype))
+            same = torch.equal(value, unrolled.setdefault(precision, value)) if mode != PUBLISHED else None
+            errors = {**compare(gradient, reference.gradient), "value_error": float((value.double() - reference.value).abs().max())}
+            where = {"t_star": t_star, "steps": steps, "grid": "diffpure" if mode == PUBLISHED else grid}
+            rows.append({"mode": mode, "precision": precision, **where, **errors, "same_value_as_backprop": same})
+        return rows
+
+    def _modes(self) -> list[str]:
+        """All modes but `backprop`, and the published adjoint where the defence is one that it can be asked of."""
+        plain = self.settings.purifier.eta == 1 and self.settings.purifier.noising == "continuous"
+        return [mode for mode in MODES if mode != "backprop"] + [PUBLISHED] * plain
+
+    def finite_differences(self) -> dict[str, Any]:
+        """Directional derivatives of the purifier in float64 against its `exact` gradient and the reference's."""
+        config = self.settings.purifier
+        truth = self.truth(config.t_star, config.steps, config.grid)
+        purifier = self._purifier("exact", config.t_star, config.steps, config.grid, self.double["score"])
+        images, keys = self._images().double(), self._keys()
+        _, exact = _pull_back(purifier, images, keys, truth.cotangent)
+        h, errors = 1e-3, {"exact": [], "reference": []}
+
+        @torch.no_grad()
+        def loss(shift: Tensor) -> Tensor:
+            return _dot(purifier(images + shift, keys), truth.cotangent)
+
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        for _ in range(_DIRECTIONS):
+            d = torch.randn(images.shape, dtype=torch.float64, generator=generator).to(self.device)
+            numeric = (8 * (loss(h * d) - loss(-h * d)) - (loss(2 * h * d) - loss(-2 * h * d))) / (12 * h)  # error of order h^4
+            for name, gradient in (("exact", exact), ("reference", truth.gradient)):
+                errors[name].append((numeric - _dot(gradient, d)).abs() / gradient.flatten(1).norm(dim=1))
+        return {"directions": _DIRECTIONS, "step": h, **{name: float(torch.stack(parts).max()) for name, parts in errors.items()}}
+
+    # cost
+
+    def times(self) -> dict[str, Any]:
+        """Time of value and gradient in each mode, over that of the bare network evaluations of one purification."""
+        config = self.settings.purifier
+        images, keys = self._images(), self._keys()
+        modes = ["backprop", *self._modes()]
+        grid = time_grid(config.t_star, config.t_end, config.steps, config.grid)
+        parts = {speed.BARE: speed.bare_evaluations(self.score, images, grid)}
+        parts |= {mode: speed.value_and_gradient(self._purifier(mode, config.t_star, config.steps, config.grid), images, keys) for mode in modes}
+        return {"images": len(images), "steps": config.steps, "rounds": _ROUNDS, **speed.compare(parts, _ROUNDS, self.device)}
+
+    def memory(self) -> list[dict[str, Any]]:
+        """Peak memory of value and gradient in each mode at two numbers of steps, each in a process of its own."""
+        images = self.settings.audit.memory_images
+        assert self.score.image_shape is not None
+        state = images * 4 * torch.Size(self.score.image_shape).numel() / 2**20
+        rows = []
+        for mode in ["backprop", *self._modes()]:
+            few, many = _MEMORY_STEPS_BACKPROP if mode == "backprop" else _MEMORY_STEPS
+            peaks = [peak_mib(partial(_prepare, self.settings, str(self.device), mode, steps, images), self.device) for steps in (few, many)]
+            growth = None if None in peaks else (peaks[1] - peaks[0]) / (many - few)  # type: ignore[operator]
+            rows.append({"mode": mode, "images": images, "steps": [few, many], "peak_mib": peaks, "mib_per_step": growth, "state_mib": state})
+        return rows
+
+    # DiffPure's conventions
+
+    @torch.no_grad()
+    def conventions(self) -> list[dict[str, Any]]:
+        """What DiffPure's conventions change: t* = 0.1 (or the network's largest time) in 100 uniform steps, against each of them, with the same keys."""
+        count = self.settings.audit.convention_images
+        t_star, steps = min(0.1, self.score.t_max), 100
+        x, y, keys = self.x[:count], self.y[:count], self.keys[:count]
+        floored = copy.deepcopy(self.score)
+        floored.network = _IntegerLabels(floored.network, floored.time_scale)
+        variants = {
+            "continuous": DiffPure(self.score, t_star, steps),
+            "float32 times, last step shortened": DiffPure(self.score, t_star, steps, grid="diffpure"),
+            "discrete noising": DiffPure(self.score, t_star, steps, noising="discrete"),
+            "integer labels": DiffPure(floored, t_star, steps, grid="diffpure"),
+            "all three": DiffPure(floored, t_star, steps, grid="diffpure", noising="discrete"),
+        }
+        rows: list[dict[str, Any]] = []
+        for name, purifier in variants.items():
+            purified = purifier(x, keys)
+            labels = self.classifier(purified).argmax(1)
+            if not rows:
+                reference, reference_labels = purified, labels
+            rows.append(
+                {
+                    "convention": name,
+                    "t_star": t_star,
+                    "steps": steps,
+                    "images": count,
+                    "accuracy": float((labels == y).double().mean()),
+                    "mean_change": float((purified - reference).abs().mean()),
+                    "predictions_changed": float((labels != reference_labels).double().mean()),
+                }
+            )
+        return rows
+
+    def _images(self) -> Tensor:
+        return self.x[: self.settings.audit.images]
+
+    def _keys(self) -> Tensor:
+        return self.keys[: self.settings.audit.images]
+
+
+class _IntegerLabels(nn.Module):
+    """The network with the times that a chain of 1,000 steps would see from DiffPure: label floor(1000 t), in float32, means t = (label + 1) / 1000."""
+
+    def __init__(self, network: nn.Module, scale: float):
+        super().__init__()
+        self.network, self.scale = network, scale
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        return self.network(x, ((1000 * (labels / self.scale)).floor() + 1) / 1000 * self.scale)
+
+
+def _prepare(settings: BenchConfig, device: str, mode: str, steps: int, images: int) -> Callable[[], None]:
+    """For `peak_mib`: the purifier of a configuration on random images, uniform grid, after a first small call (which makes torch import more)."""
+    audit = Audit(settings.model_copy(update={"audit": settings.audit.model_copy(update={"images": 1, "convention_images": 1})}), torch.device(device))
+    assert audit.score.image_shape is not None
+    purifier = audit._purifier(mode, settings.purifier.t_star, steps, "uniform")
+    speed.value_and_gradient(audit._purifier(mode, settings.purifier.t_star, 1, "uniform"), audit._images(), audit._keys())()
+    x = torch.rand(images, *audit.score.image_shape, generator=torch.Generator().manual_seed(0)).to(device)
+    return speed.value_and_gradient(purifier, x, noise_keys(0, torch.arange(images, device=x.device), 0))
+
+
+def _pull_back(purifier: Purifier, x: Tensor, keys: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
+    """Value and gradient of sum(purifier(x) * cotangent)."""
+    x = x.clone().requires_grad_()
+    value = purifier(x, keys)
+    (gradient,) = torch.autograd.grad(value, x, cotangent)
+    return value.detach(), gradient
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).flatten(1).sum(1)
+
+
+def compare(gradient: Tensor, truth: Tensor) -> dict[str, Any]:
+    """How far `gradient` is from `truth`, both (b, c, h, w).
+
+    Returns:
+        relative_error: norm of the difference over the norm of the truth, over all images; relative_error_images: median and largest by image;
+        cosine: median, smallest and largest by image; sign_agreement: share of pixels whose sign is right, which is what an Linf step uses;
+        zero: share of images whose gradient is exactly zero; not_finite: share of images with NaN or infinity.
+    """
+    gradient, truth = gradient.double().flatten(1), truth.flatten(1)
+    errors = (gradient - truth).norm(dim=1) / truth.norm(dim=1)
+    cosines = F.cosine_similarity(gradient, truth, dim=1, eps=1e-300)
+    return {
+        "relative_error": float((gradient - truth).norm() / truth.norm()),
+        "relative_error_images": {"median": float(errors.median()), "max": float(errors.max())},
+        "cosine": {"median": float(cosines.median()), "min": float(cosines.min()), "max": float(cosines.max())},
+        "sign_agreement": float((gradient.sign() == truth.sign()).double().mean()),
+        "zero": float((gradient == 0).all(1).double().mean()),
+        "not_finite": float((~gradient.isfinite()).any(1).double().mean()),
+    }
+
+
+def verdicts(gradients: list[dict[str, Any]], finite_differences: dict[str, Any]) -> list[dict[str, Any]]:
+    """For each mode at the configured setting: whether it may be used to attack, in a sentence. `passed` is None for modes that claim nothing."""
+    lines = []
+    for row in gradients:
+        mode, precision, error, cosine = row["mode"], row["precision"], row["relative_error"], row["cosine"]["median"]
+        facts = f"relative error {error:.1e}, cosine {cosine:.3f}"
+        if mode in ("exact", "backprop"):
+            limit = EXACT_LIMITS[precision]
+            passed = error < limit and row["same_value_as_backprop"] and row["zero"] == row["not_finite"] == 0
+            text = f"{facts}: the true gradient" if passed else f"{facts}: WRONG: an error beyond {limit:.0e}, other values, or dead gradients"
+        else:
+            passed = None
+            if row["not_finite"]:
+                text = f"not finite for {row['not_finite']:.0%} of the images: useless"
+            elif cosine > 0.99 and error < 0.1:
+                text = f"{facts}: close to the true gradient at this setting"
+            else:
+                text = f"{facts}: not the gradient of this defence; robust accuracy measured with it is too high"
+        lines.append({"mode": mode, "precision": precision, "passed": passed, "text": text})
+    error = finite_differences["exact"]
+    lines.append({"mode": "finite differences", "precision": "float64", "passed": error < 1e-6, "text": f"differ from exact by {error:.1e} of its norm"})
+    return lines

@@ -1,0 +1,118 @@
+import json
+
+import golden
+import pytest
+import torch
+
+from benchmarks import audit, cli, config
+from benchmarks.bench_config import BenchConfig
+from benchmarks.published_adjoint import PublishedAdjoint
+from purify import DiffPure, noise_keys
+
+QUICK = ["audit.images=3", "audit.memory_images=0", "audit.convention_images=4", "audit.t_star=[0.05,0.1]", "audit.steps=[3]", "purifier.steps=4"]
+KEYS = noise_keys(0, torch.arange(4), 0)
+
+
+def gradient(purifier, x, weight):
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad((purifier(x, KEYS[: len(x)]) * weight).sum(), x)[0]
+
+
+def test_compare_has_known_answers():
+    truth = torch.tensor([[3.0, 4.0], [0.0, 1.0]], dtype=torch.float64).reshape(2, 1, 1, 2)
+    wrong = torch.tensor([[3.0, -4.0], [0.0, 2.0]]).reshape(2, 1, 1, 2)
+    result = audit.compare(wrong, truth)
+    assert result["relative_error"] == pytest.approx((65 / 26) ** 0.5)
+    assert result["relative_error_images"] == {"median": pytest.approx(1.0), "max": pytest.approx(1.6)}
+    assert result["cosine"]["min"] == pytest.approx(-7 / 25) and result["cosine"]["max"] == pytest.approx(1)
+    assert result["sign_agreement"] == pytest.approx(3 / 4)
+    broken = audit.compare(torch.tensor([[0.0, 0.0], [torch.nan, 1.0]]).reshape(2, 1, 1, 2), truth)
+    assert broken["zero"] == broken["not_finite"] == 0.5
+
+
+@pytest.mark.parametrize("overrides", [[], ["purifier.eta=0.5", "purifier.noising=discrete", "purifier.grid=uniform"]])
+def test_the_truth_is_what_float64_finite_differences_say(overrides):
+    """Independent of autograd altogether."""
+    experiment = audit.Audit(config.load(BenchConfig, "fashion-mnist/bench", [*QUICK, *overrides]), torch.device("cpu"))
+    found = experiment.finite_differences()
+    assert found["exact"] < 1e-6 and found["reference"] < 1e-6
+
+
+def test_published_adjoint_has_diffpures_values_and_converges_to_the_gradient(gaussian_score, unet_score):
+    x = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    value = PublishedAdjoint(unet_score, 0.1, 6)(x, KEYS)
+    assert golden.relative_error(value, DiffPure(unet_score, 0.1, 6, grid="diffpure")(x, KEYS)) < 1e-6
+
+    score, x = gaussian_score(0.2, 0.5), torch.rand(1, 1, 4, 4, dtype=torch.float64)
+    errors = []
+    for steps in (50, 200):
+        exact = gradient(DiffPure(score, 0.3, steps, grid="diffpure"), x, 1.0)
+        errors.append(golden.relative_error(gradient(PublishedAdjoint(score, 0.3, steps), x, 1.0), exact))
+    assert errors[1] < 0.4 * errors[0] < 0.1
+
+
+def test_published_adjoint_leaves_the_users_network_alone(unet_score):
+    x = torch.rand(2, 1, 28, 28)
+    gradient(PublishedAdjoint(unet_score, 0.1, 2), x, 1.0)
+    assert all(not p.requires_grad and p.grad is None for p in unet_score.parameters())
+
+
+def run(tmp_path, monkeypatch, *overrides):
+    arguments = [part for override in [*QUICK, *overrides] for part in ("--set", override)]
+    monkeypatch.setattr("sys.argv", ["purify", "audit", "--out", str(tmp_path / "out"), *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    result = tmp_path / "out" / "audit.json"
+    return stop.value.code, json.loads(result.read_text()) if result.exists() else None
+
+
+def test_audit_of_the_default(tmp_path, monkeypatch, capsys):
+    code, result = run(tmp_path, monkeypatch)
+    assert code == 0
+    rows = {(row["mode"], row["precision"]): row for row in result["gradients"]}
+    for mode in ("exact", "backprop"):
+        assert rows[mode, "float32"]["relative_error"] < 1e-5 and rows[mode, "float64"]["relative_error"] < 1e-12
+    for mode in ("exact", "adjoint", "bpda"):
+        assert rows[mode, "float32"]["same_value_as_backprop"]
+    assert rows["bpda", "float32"]["relative_error"] > 0.1
+    assert {(row["t_star"], row["steps"]) for row in result["sweep"]} == {(0.05, 3), (0.1, 3)}
+    assert len(result["sweep"]) == 2 * 5
+    assert all(row["value_error"] < 1e-5 for row in result["gradients"] + result["sweep"])
+    assert result["time"]["ratio"]["exact"] > 1
+    assert result["conventions"][0]["mean_change"] == 0 < result["conventions"][-1]["mean_change"] < 0.01
+    assert (tmp_path / "out" / "audit.png").stat().st_size > 10_000
+    text = capsys.readouterr().out
+    assert "the true gradient" in text and "not the gradient of this defence" in text
+
+
+def test_a_wrong_gradient_is_found(tmp_path, monkeypatch, capsys):
+    """A step whose backward pass is off by a tenth of a per cent, as a recomputation with slightly other noise would be."""
+    real = torch.func.vjp
+
+    def wrong(function, *primals):
+        value, pull_back = real(function, *primals)
+        return value, lambda cotangent, **options: tuple(part * 1.001 for part in pull_back(cotangent, **options))
+
+    monkeypatch.setattr(torch.func, "vjp", wrong)
+    code, result = run(tmp_path, monkeypatch)
+    assert code == 1
+    assert {(v["mode"], v["precision"]) for v in result["verdicts"] if v["passed"] is False} == {
+        ("exact", "float32"), ("exact", "float64"), ("finite differences", "float64")
+    }  # fmt: skip
+    assert "FAIL exact" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("audit.t_star=[1.5]", "audit.t_star.0: Input should be less than or equal to 1, got 1.5"),
+        ("audit.images=5000", "audit asks for 5000 images from data.first=0: 'fashion-mnist-embedded' has 1000 images"),
+        ("audit.step=[3]", "unknown key 'audit.step'; did you mean 'steps'?"),
+        ("purifier.method=srk", 'purifier.method="srk": the audit\'s reference is an Euler loop'),
+    ],
+)
+def test_bad_settings_come_before_any_work(tmp_path, monkeypatch, capsys, override, message):
+    code, result = run(tmp_path, monkeypatch, override)
+    assert code == 2 and result is None
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
