@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from attacks.checks import check_inputs
-from attacks.eot import call, takes_keys
+from attacks.eot import call, eot_loss, takes_keys
+from attacks.losses import margin
 from attacks.randomness import default_keys, mix
 from attacks.threat import Threat
 
 ATTACKS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
 _SEED_LIMIT = 2**31
+_CHOOSE, _CHOOSE_DRAWS = 0x41, 8  # what the attack's own draws that choose between two points are for, and their number
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,9 @@ class AutoAttack:
 
     It knows nothing of keys and judges a random model by single draws: an image that one draw gets wrong is done (before any attack, if that
     draw saw the clean image), and an image that one draw gets right is given back clean. `with_verdict` hands that verdict out. To judge what
-    comes back by fresh draws instead, clean images must not be called attacked: where the model takes keys, images that the official run left clean
-    are attacked once more by the official APGD in its mode `best_loss`, which returns the point of highest loss.
+    comes back by fresh draws instead, neither a clean image nor the first point that one draw got wrong may stand for the attack: where the model
+    takes keys, all images are attacked once more by the official APGD in its mode `best_loss`, which returns the point of highest loss, and of the
+    two points the one with the larger mean margin over 8 draws is kept.
 
     Args:
         threat: `Linf` or `L2`.
@@ -80,6 +83,7 @@ class AutoAttack:
         keys = default_keys(len(x), x.device) if keys is None else keys
         seed = int(mix(keys.sum())) % _SEED_LIMIT
         with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):  # the official code seeds torch globally
+            torch.manual_seed(seed)  # for what it draws before it does
             official = Official(
                 _FreshDraws(model, seed) if self.draws == "counted" else _GlobalDraws(model),
                 norm=type(self.threat).__name__,
@@ -92,11 +96,13 @@ class AutoAttack:
             if self.version == "custom":
                 self._shorten(official)
             x_adv, labels = official.run_standard_evaluation(x, y, batch_size=self.batch_size)
-            losses = [name.removeprefix("apgd-") for name in official.attacks_to_run if name in ("apgd-ce", "apgd-dlr")]
-            if takes_keys(model) and losses:
-                official.apgd.loss = losses[0]
-                for rows in (x_adv == x).flatten(1).all(1).nonzero().flatten().split(self.batch_size):
-                    x_adv[rows] = official.apgd.perturb(x[rows], y[rows], best_loss=True)
+            if takes_keys(model):
+                official.apgd.loss = "dlr" if "apgd-dlr" in official.attacks_to_run and "apgd-ce" not in official.attacks_to_run else "ce"
+                parts = zip(x.split(self.batch_size), y.split(self.batch_size), strict=True)
+                best = torch.cat([official.apgd.perturb(images, labels, best_loss=True) for images, labels in parts])
+                first, second = (eot_loss(model, points, y, mix(keys, _CHOOSE), margin, _CHOOSE_DRAWS, self.batch_size) for points in (x_adv, best))
+                clean = (x_adv == x).flatten(1).all(1)
+                x_adv = torch.where((clean | (second > first))[:, None, None, None], best, x_adv)
         if progress is not None:
             progress(1, 1)
         return self.threat.project(x_adv.detach(), x), labels == y

@@ -16,17 +16,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from benchmarks import classifiers, datasets
+from benchmarks import setup
 from benchmarks.bench_config import AutoAttackConfig, BenchConfig, PGDConfig
-from benchmarks.config import ConfigError
 from benchmarks.evaluate import ATTACK_DRAW, Attack, Evaluation, Randomness, evaluate
 from benchmarks.runs import RunError, environment, fingerprint, peak_memory, progress_bar, write_text
 from benchmarks.statistics import paired_difference
-from purify import DefendedClassifier, DiffPure, load_score_model
-from purify.gradients import GradientMode
-from purify.zoo import find_score_model
 
 SCHEMA = 1
+_PURIFIER_FACTS = ("t_star", "t_end", "steps", "solver", "method", "eta", "grid", "noising")
 
 
 @dataclass(frozen=True)
@@ -63,52 +60,20 @@ class Bench:
     def __init__(self, settings: BenchConfig, device: torch.device):
         self.settings = settings
         self.device = device
-        data = datasets.load(settings.data.name, settings.data.root)
-        first, count = settings.data.first, settings.data.images
-        if first + count > len(data):
-            raise ConfigError(f"data.images={count} from data.first={first}: {settings.data.name!r} has {len(data)} images")
-        self.classes = data.classes
-        self.image_ids = torch.arange(first, first + count)
-        self.x = datasets.as_floats(data.images[first : first + count]).to(device)
-        self.y = data.labels[first : first + count].to(device)
-        self.classifier = classifiers.load_classifier(settings.classifier).to(device)
-        self.score = load_score_model(settings.score).to(device)
-        channels = self.score.image_shape[0] if self.score.image_shape else self.x.shape[1]
-        if channels != self.x.shape[1]:
-            raise ConfigError(f"score={settings.score!r} takes images of {channels} channels, data.name={settings.data.name!r} has {self.x.shape[1]}")
-        self.weights = {
-            "classifier": fingerprint(classifiers.find_classifier(settings.classifier)),
-            "score": fingerprint(find_score_model(settings.score)),
-        }
-        self.identity = fingerprint(json.dumps(settings.model_dump(mode="json")), *self.weights.values())
-        self.defended = self._defended()
-        self._check_classes()
+        self.setup = setup.load(settings, device, settings.data.images)
+        self.x, self.y, self.image_ids = self.setup.x, self.setup.y, self.setup.image_ids
+        # What a batch depends on: options that keep their default may be added later without making old runs strangers.
+        chosen = settings.model_dump(mode="json", exclude={"audit", "pictures"}, exclude_defaults=True)
+        self.identity = fingerprint(json.dumps(chosen), *self.setup.weights.values())
         self.rows = list(self._rows())
 
-    def _defended(self, gradient: GradientMode | None = None) -> DefendedClassifier:
-        arguments = self.settings.purifier.model_dump(exclude={"scheme"})
-        if gradient is not None:
-            arguments["gradient"] = gradient
-        return DefendedClassifier(DiffPure(self.score, **arguments, seed=self.settings.seed), self.classifier)
-
-    @torch.no_grad()
-    def _check_classes(self) -> None:
-        """One image through both models: sizes and classes that do not fit should not wait for their row."""
-        for name, model in (("classifier", self.classifier), ("the defended classifier", self.defended)):
-            try:
-                classes = model(self.x[:1]).shape[1]
-            except (RuntimeError, ValueError) as error:
-                raise ConfigError(f"{name} does not take images of shape {tuple(self.x.shape[1:])}: {error}") from error
-            if classes <= int(self.y.max()):
-                raise ConfigError(f"{name} has {classes} classes, the labels go up to {int(self.y.max())}")
-
     def _rows(self) -> Iterable[Row]:
-        models: dict[str, nn.Module] = {"undefended": self.classifier, "defended": self.defended}
+        models: dict[str, nn.Module] = {"undefended": self.setup.classifier, "defended": self.setup.defended()}
         for name, model in models.items():
             yield Row(name, model)
             for attack in self.settings.attacks:
                 if name in attack.models and not (name == "undefended" and attack.gradient is not None):
-                    attack_model = self._defended(attack.gradient) if attack.gradient is not None else model
+                    attack_model = self.setup.defended(attack.gradient) if attack.gradient is not None else model
                     yield Row(name, model, attack, attack.build(name == "defended"), attack_model)
 
     def run(self, out: Path, say: Callable[[str], None]) -> tuple[dict[str, Any], list[tuple[Row, Evaluation]]]:
@@ -155,7 +120,7 @@ class Bench:
         tensors: dict[str, Tensor] = {"predictions": part.predictions, "labels": part.labels, "x_adv": part.x_adv.contiguous()}
         if part.own_verdict is not None:
             tensors["own_verdict"] = part.own_verdict
-        facts = {"seconds": part.seconds, "network_evaluations": part.network_evaluations, "warnings": part.warnings, "identity": self.identity}
+        facts = {"identity": self.identity, **{name: getattr(part, name) for name in ("seconds", "network_evaluations", "warnings", "randomness")}}
         temporary = path.with_suffix(f".{os.getpid()}.partial")
         try:
             save_file(tensors, temporary, metadata={"facts": json.dumps(facts)})
@@ -175,7 +140,7 @@ class Bench:
             raise RunError(f"{path} is not a whole batch, delete it to have it made again: {error}") from error
         if facts["identity"] != self.identity:
             raise RunError(f"{path} was made with another configuration or other weights; give another --out")
-        return Evaluation(predictions, labels, x_adv, facts["seconds"], facts["network_evaluations"], tuple(facts["warnings"]), own)
+        return Evaluation(predictions, labels, x_adv, facts["seconds"], facts["network_evaluations"], tuple(facts["warnings"]), facts["randomness"], own)
 
     def _write(self, out: Path, done: list[tuple[Row, Evaluation]]) -> None:
         lines = [json.dumps(line) for row, evaluation in done for line in self._image_lines(row, evaluation)]
@@ -195,7 +160,7 @@ class Bench:
             "images": len(self.x),
             "draws": self.settings.draws,
             "complete": len(done) == len(self.rows),
-            "weights": self.weights,
+            "weights": self.setup.weights,
             "config": self.settings.model_dump(mode="json"),
             "environment": environment(self.device),
             "peak_memory": peak_memory(self.device),
@@ -213,12 +178,12 @@ class Bench:
             "threat": str(attack.threat.build()) if attack else "none",
             "single": evaluation.single.as_dict(),
             "worst_of": {str(n): estimate.as_dict() for n, estimate in evaluation.worst_of.items()},
-            "majority": {str(n): estimate.as_dict() for n, estimate in evaluation.majority.items()},
+            "majority": {str(n): estimate.as_dict() for n, estimate in evaluation.majority.items()} or None,
             "own_verdict": evaluation.own.as_dict() if evaluation.own else None,
             "seconds": round(evaluation.seconds, 3),
             "network_evaluations": evaluation.network_evaluations,
             "gradient": gradient if defended else None,
-            **{key: getattr(purifier, key) if defended else None for key in ("t_star", "steps", "solver", "method", "eta", "grid")},
+            **{key: getattr(purifier, key) if defended else None for key in _PURIFIER_FACTS},
             **facts,
             "randomness": row.randomness,
             "warnings": sorted(set(evaluation.warnings)),

@@ -116,7 +116,14 @@ class AutoAttackConfig(AttackConfig):
 
     def facts(self, defended: bool) -> dict[str, Any]:
         del defended
-        return {"iterations": self.iterations, "eot": 20 if self.version == "rand" else self.eot, "restarts": 1, "version": self.version}
+        own = {"attacks": self.attacks, "batch_size": self.batch_size, "draws_from": self.draws}
+        return {"iterations": self.iterations, "eot": 20 if self.version == "rand" else self.eot, "restarts": 1, "version": self.version, **own}
+
+    @model_validator(mode="after")
+    def _known_noise_is_not_drawn(self) -> "AutoAttackConfig":
+        if self.draws == "torch" and self.randomness == "fixed":
+            raise ValueError("draws: torch draws the noise that randomness: fixed holds fixed; give one of them")
+        return self
 
 
 class AuditConfig(Section):

@@ -39,12 +39,14 @@ def bench(
 
     Writes config.yaml, summary.json, images.jsonl (every draw of every image), the adversarial images, and figures.
     """
+    import torch
     from rich.console import Console
 
     from benchmarks import config as configs
     from benchmarks import report, runs
     from benchmarks.bench import Bench
     from benchmarks.bench_config import BenchConfig
+    from benchmarks.evaluate import fixed_key
     from benchmarks.figures import save_accuracy_chart, save_attack_grid
     from purify import noise_keys
 
@@ -67,8 +69,10 @@ def bench(
         if row.model_name == "defended" and row.attack is not None:
             x, x_adv, y = experiment.x[:count], evaluation.x_adv[:count].to(experiment.device), experiment.y[:count]
             keys = noise_keys(settings.seed, experiment.image_ids[:count], 0)
+            if row.randomness == "fixed":
+                keys = torch.full_like(keys, fixed_key(settings.seed, 0))
             path = folder / f"images_{row.attack_name}.png"
-            save_attack_grid(x, x_adv, y, keys, experiment.classifier, experiment.defended.purifier, experiment.classes, path)
+            save_attack_grid(x, x_adv, y, keys, experiment.setup.classifier, row.model.purifier, experiment.setup.classes, path)
     console = Console()
     console.print(report.table(summary))
     paired = report.paired_table(summary)
@@ -108,7 +112,7 @@ def audit(
         console.print(table)
     for verdict in result["verdicts"]:
         mark = {True: "ok  ", False: "FAIL", None: "    "}[verdict["passed"]]
-        console.print(f"{mark} {verdict['mode']} ({verdict['precision']}): {verdict['text']}", soft_wrap=True, highlight=False)
+        console.print(f"{mark} {verdict['mode']} ({verdict['steps']} steps, {verdict['precision']}): {verdict['text']}", soft_wrap=True, highlight=False)
     console.print(f"results and figure: {folder}", soft_wrap=True)
     if any(verdict["passed"] is False for verdict in result["verdicts"]):
         raise typer.Exit(1)

@@ -80,21 +80,28 @@ def _npz(path: Path) -> Dataset:
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            labels = torch.from_numpy(arrays["labels"].astype(np.int64))
+            labels = arrays["labels"]
             images = arrays["images"] if "images" in arrays else _decode(arrays["jpeg"], arrays["offsets"])
-            names = tuple(map(str, arrays["classes"])) if "classes" in arrays else tuple(map(str, range(int(labels.max()) + 1)))
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            names = tuple(map(str, arrays["classes"])) if "classes" in arrays else None
+    except (OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, Image.DecompressionBombError) as error:
         raise DatasetError(f"{path} is not an archive of images and labels: {error}") from error
-    if images.dtype != np.uint8 or images.ndim != 4 or labels.shape != (len(images),):
-        raise DatasetError(f"{path}: expected uint8 images (n, c, h, w) and labels (n,), got {images.dtype} {images.shape} and {tuple(labels.shape)}")
-    return Dataset(torch.from_numpy(images), labels, names)
+    if images.dtype != np.uint8 or images.ndim != 4 or labels.shape != (len(images),) or not len(images):
+        raise DatasetError(f"{path}: expected uint8 images (n, c, h, w) and labels (n,), got {images.dtype} {images.shape} and {labels.shape}")
+    if not np.issubdtype(labels.dtype, np.integer) or int(labels.min()) < 0:
+        raise DatasetError(f"{path}: labels must be integers from 0, got {labels.dtype} from {labels.min()}")
+    if names is not None and int(labels.max()) >= len(names):
+        raise DatasetError(f"{path}: labels go up to {labels.max()}, but there are {len(names)} classes")
+    return Dataset(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)), names or tuple(map(str, range(int(labels.max()) + 1))))
 
 
 def _decode(files: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Image files of one size, joined in `files` (bytes,) uint8 -> (n, c, h, w) uint8."""
-    decoded = [np.asarray(Image.open(io.BytesIO(files[a:b].tobytes()))) for a, b in itertools.pairwise(offsets)]
-    images = np.stack(decoded)
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)) if images.ndim == 4 else images[:, None]
+    """Image files of one size, grey or RGB, joined in `files` (bytes,) uint8 -> (n, c, h, w) uint8."""
+    images = []
+    for start, end in itertools.pairwise(offsets):
+        with Image.open(io.BytesIO(files[start:end].tobytes())) as image:
+            images.append(np.asarray(image if image.mode == "L" else image.convert("RGB")))
+    stacked = np.stack(images)
+    return np.ascontiguousarray(stacked.transpose(0, 3, 1, 2)) if stacked.ndim == 4 else stacked[:, None]
 
 
 def _embedded_fashion_mnist() -> Dataset:

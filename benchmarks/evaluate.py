@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from attacks.checks import check_inputs
 from attacks.eot import call, takes_keys
+from benchmarks.runs import full_precision
 from benchmarks.statistics import Estimate, bootstrap_mean, wilson
 from purify.defense import FixedRandomness, plurality
 from purify.noise import Purpose, derive_keys, noise_keys
@@ -45,6 +46,7 @@ class Evaluation:
         seconds: wall time.
         network_evaluations: images that went through the score network, recomputation for gradients included.
         warnings: what was warned of meanwhile, for instance dead gradients.
+        randomness: "fresh" or "fixed", see `evaluate`.
         own_verdict: (n, k) bool: which images an attack that judges by itself (AutoAttack) counts as right, by attack; else None.
     """
 
@@ -54,6 +56,7 @@ class Evaluation:
     seconds: float
     network_evaluations: int
     warnings: tuple[str, ...] = ()
+    randomness: Randomness = "fresh"
     own_verdict: Tensor | None = None
 
     @property
@@ -78,7 +81,9 @@ class Evaluation:
 
     @property
     def majority(self) -> dict[int, Estimate]:
-        """The vote of all draws right, a tie counting as wrong; Wilson interval."""
+        """The vote of all draws right, a tie counting as wrong; Wilson interval. Empty with fixed randomness: its draws see different images."""
+        if self.randomness == "fixed":
+            return {}
         return {self._draws: wilson(int((plurality(self.predictions) == self.labels).sum()), len(self.labels))}
 
     @property
@@ -96,7 +101,8 @@ class Evaluation:
         tensors = (torch.cat([getattr(p, name) for p in parts]) for name in ("predictions", "labels", "x_adv"))
         warned = tuple(text for p in parts for text in p.warnings)
         own = None if parts[0].own_verdict is None else torch.cat([p.own_verdict for p in parts])  # type: ignore[misc]
-        return Evaluation(*tensors, sum(p.seconds for p in parts), sum(p.network_evaluations for p in parts), warned, own)
+        cost = sum(p.seconds for p in parts), sum(p.network_evaluations for p in parts)
+        return Evaluation(*tensors, *cost, warned, parts[0].randomness, own)
 
 
 def evaluate(
@@ -126,7 +132,8 @@ def evaluate(
         attack_model: what the attack differentiates, where it is not `model` (a surrogate, the bare classifier, another gradient mode).
         randomness: "fresh": the attack does not know the noise of the draws that judge it. "fixed": attacker and defence share it: each draw is
             the deterministic model `purify.FixedRandomness(model, key of the draw)`, attacked anew and judged once, at `draws` times the cost.
-            What "fixed" leaves of the accuracy does not come from randomness alone.
+            What "fixed" leaves of the accuracy does not come from randomness alone. The images of a draw share its noise: intervals, which are over
+            images, hold for these noises.
         image_ids: (n,) int64, default 0 .. n - 1: identities of the images, for their keys.
         batch_size: images of one call of the attack and of the model.
         progress: progress(done, total) in images.
@@ -139,21 +146,26 @@ def evaluate(
         raise ValueError(f"draws and batch_size must be positive integers, got {draws} and {batch_size}")
     if randomness not in get_args(Randomness):
         raise ValueError(f"randomness={randomness!r} is not one of {', '.join(get_args(Randomness))}")
-    if randomness == "fixed" and not takes_keys(model):
-        raise ValueError(f'randomness="fixed" needs a model whose forward takes `keys`; that of {type(model).__name__} does not')
+    if randomness == "fixed":
+        _check_noise_can_be_fixed(model, attack_model)
     image_ids = torch.arange(len(x)) if image_ids is None else image_ids.cpu()
     if image_ids.shape != (len(x),):
         raise ValueError(f"image_ids must have shape ({len(x)},), got {tuple(image_ids.shape)}")
     _check_inference_mode(model)
-    _check_keys_arrive(model)
-    judge = _judge_fresh if randomness == "fresh" else _judge_fixed
+    for each in {id(m): m for m in (model, attack_model or model)}.values():
+        _check_keys_arrive(each)
     parts = []
     for rows in torch.arange(len(x)).split(batch_size):
         batch = _Batch(x[rows], y[rows], image_ids[rows], draws, seed, _part(progress, int(rows[0]), len(rows), len(x)))
-        parts.append(_measured(judge, model, attack_model or model, attack, batch))
+        parts.append(_measured(randomness, model, attack_model or model, attack, batch))
         if progress is not None:
             progress(int(rows[-1]) + 1, len(x))
     return Evaluation.join(parts)
+
+
+def fixed_key(seed: int, draw: int) -> int:
+    """The key of a draw with fixed randomness, the same for all images."""
+    return int(derive_keys(torch.zeros(1, dtype=torch.int64), draw, seed, Purpose.FIXED))
 
 
 @dataclass(frozen=True)
@@ -173,17 +185,18 @@ Judged = tuple[list[Tensor], Tensor, Tensor | None]
 """The labels of every draw, the images judged, and the attack's own verdict (n, k)."""
 
 
-def _measured(judge: Callable[..., Judged], model: nn.Module, attack_model: nn.Module, attack: Attack | None, batch: _Batch) -> Evaluation:
-    """`judge` on one batch, with its cost and its warnings."""
+def _measured(randomness: Randomness, model: nn.Module, attack_model: nn.Module, attack: Attack | None, batch: _Batch) -> Evaluation:
+    """One batch, with its cost and its warnings."""
+    judge = _judge_fresh if randomness == "fresh" else _judge_fixed
     started, device = time.monotonic(), batch.images.device
-    with _count_network_evaluations(model, attack_model) as count, _full_precision(device), warnings.catch_warnings(record=True) as caught:
+    with _count_network_evaluations(model, attack_model) as count, full_precision(device), warnings.catch_warnings(record=True) as caught:
         predictions, images, own = judge(model, attack_model, attack, batch)
     texts = tuple(str(warning.message) for warning in caught)
     for text in texts:
         warnings.warn(text, stacklevel=3)
     stacked = torch.stack(predictions, dim=1).cpu()
     seconds = time.monotonic() - started
-    return Evaluation(stacked, batch.labels.cpu(), images.detach().cpu(), seconds, count(), texts, None if own is None else own.cpu())
+    return Evaluation(stacked, batch.labels.cpu(), images.detach().cpu(), seconds, count(), texts, randomness, None if own is None else own.cpu())
 
 
 def _judge_fresh(model: nn.Module, attack_model: nn.Module, attack: Attack | None, batch: _Batch) -> Judged:
@@ -196,7 +209,7 @@ def _judge_fixed(model: nn.Module, attack_model: nn.Module, attack: Attack | Non
     """Each draw a deterministic model: attacked, then judged by itself."""
     predictions, verdicts, first = [], [], batch.images
     for draw in range(batch.draws):
-        key = int(derive_keys(torch.zeros(1, dtype=torch.int64), draw, batch.seed, Purpose.FIXED))
+        key = fixed_key(batch.seed, draw)
         fixed = FixedRandomness(model, key)
         fixed_attack_model = FixedRandomness(attack_model, key) if takes_keys(attack_model) else attack_model
         progress = None if batch.progress is None else partial(_later, batch.progress, draw, batch.draws)
@@ -239,13 +252,6 @@ def _part(progress: Callable[[int, int], None] | None, first: int, count: int, t
     return lambda done, of: progress(first + int(count * done / of * 0.99), total)
 
 
-@contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
-    """No lower precision behind the caller's back, and repeatable kernels: TF32 is cuDNN's default, and autocast may be open."""
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False), torch.autocast(device.type, enabled=False):
-        yield
-
-
 def _check_inference_mode(model: nn.Module) -> None:
     batch_dependent = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
     names = [name for name, module in model.named_modules() if module.training and isinstance(module, batch_dependent)]
@@ -253,8 +259,18 @@ def _check_inference_mode(model: nn.Module) -> None:
         warnings.warn(f"{len(names)} batch-norm or dropout layers are in training mode (first: {names[0]}): call .eval() on the model", stacklevel=3)
 
 
+def _check_noise_can_be_fixed(model: nn.Module, attack_model: nn.Module | None) -> None:
+    for name, module, random in (("model", model, True), ("attack_model", attack_model, attack_model is not None and _holds_purifier(attack_model))):
+        if random and not takes_keys(module):  # type: ignore[arg-type]
+            raise ValueError(f'randomness="fixed" needs {name} to take `keys` in its forward; that of {type(module).__name__} does not')
+
+
+def _holds_purifier(model: nn.Module) -> bool:
+    return any(isinstance(module, Purifier) for module in model.modules())
+
+
 def _check_keys_arrive(model: nn.Module) -> None:
-    if not takes_keys(model) and any(isinstance(module, Purifier) for module in model.modules()):
+    if not takes_keys(model) and _holds_purifier(model):
         message = f"{type(model).__name__}.forward has no parameter `keys`, so the purifier inside draws fresh noise at every call"
         warnings.warn(f"{message}: results depend on the batch; give it `keys=None` and pass them on", stacklevel=3)
 

@@ -66,13 +66,17 @@ def save_accuracy_chart(summary: dict[str, Any], path: Path) -> None:
     """Accuracy of every row: single draw, worst of N, majority of N, with 95 % intervals."""
     results = summary["results"]
     n = str(summary["draws"])
-    kinds = [("single draw", lambda r: r["single"]), (f"majority of {n}", lambda r: r["majority"][n]), (f"worst of {n}", lambda r: r["worst_of"][n])]
+    kinds = [
+        ("single draw", lambda r: r["single"]),
+        (f"majority of {n}", lambda r: (r["majority"] or {}).get(n)),
+        (f"worst of {n}", lambda r: r["worst_of"][n]),
+    ]
     figure, axis = plt.subplots(figsize=(1.6 + 1.3 * len(results), 4), layout="constrained")
     for k, (label, pick) in enumerate(kinds):
-        values = [pick(r)["value"] for r in results]
-        low, high = zip(*(pick(r)["ci95"] for r in results), strict=True)
-        errors = [[max(0.0, v - a) for v, a in zip(values, low, strict=True)], [max(0.0, b - v) for v, b in zip(values, high, strict=True)]]
-        axis.bar([i + (k - 1) * 0.27 for i in range(len(results))], values, 0.27, yerr=errors, capsize=3, label=label)
+        bars = [(i, pick(r)) for i, r in enumerate(results) if pick(r) is not None]
+        values = [e["value"] for _, e in bars]
+        errors = [[max(0.0, e["value"] - e["ci95"][0]) for _, e in bars], [max(0.0, e["ci95"][1] - e["value"]) for _, e in bars]]
+        axis.bar([i + (k - 1) * 0.27 for i, _ in bars], values, 0.27, yerr=errors, capsize=3, label=label)
     axis.set_xticks(range(len(results)), [f"{r['model']}\n{r['attack']}" for r in results], fontsize=8)
     axis.set_ylim(0, 1)
     axis.set_ylabel("accuracy")

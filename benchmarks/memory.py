@@ -12,12 +12,14 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.runs import full_precision
+
 Prepare = Callable[[], Callable[[], None]]
 """A picklable function that loads what is needed and returns the call to be measured."""
 
 
-def peak_mib(prepare: Prepare, device: torch.device) -> float | None:
-    """MiB that the call needs at its peak beyond what was there before it; None where the process ran out of memory.
+def peak_mib(prepare: Prepare, device: torch.device) -> float | str:
+    """MiB that the call needs at its peak beyond what was there before it; where that cannot be measured, why (out of memory, for one).
 
     On a GPU the allocator's peak, on a CPU resident memory (Linux). The process is a fresh one that has imported and loaded everything, so neither
     imports nor other measurements are counted; what the first evaluation of a network leaves in caches is. Its malloc gives every tensor back to the
@@ -26,8 +28,12 @@ def peak_mib(prepare: Prepare, device: torch.device) -> float | None:
     with _strict_malloc(), ProcessPoolExecutor(1, get_context("spawn")) as pool:
         try:
             return pool.submit(partial(_measure, prepare, str(device), torch.get_num_threads())).result()
-        except (BrokenProcessPool, torch.OutOfMemoryError, MemoryError):
-            return None
+        except BrokenProcessPool:
+            return "the process was killed"
+        except (torch.OutOfMemoryError, MemoryError):
+            return "out of memory"
+        except (OSError, RuntimeError) as error:  # no /proc; torch reports a full CPU memory as RuntimeError
+            return "out of memory" if "alloc" in str(error) else str(error)
 
 
 @contextmanager
@@ -47,8 +53,12 @@ def _strict_malloc() -> Iterator[None]:
 
 def _measure(prepare: Prepare, device: str, threads: int) -> float:
     torch.set_num_threads(threads)
-    call = prepare()
-    if torch.device(device).type == "cuda":
+    with full_precision(torch.device(device)):
+        return _peak_of(prepare(), torch.device(device))
+
+
+def _peak_of(call: Callable[[], None], device: torch.device) -> float:
+    if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

@@ -44,9 +44,14 @@ def table(summary: dict[str, Any]) -> Table:
             attack = f"{attack}\n{r['threat']}\n{r['iterations']} steps\nEOT {r['eot']}{', ' + r['gradient'] if r['gradient'] else ''}"
             attack += "\nfixed noise" if r["randomness"] == "fixed" else ""
             attack += f"\nits own verdict:\n{percent(r['own_verdict'])}" if r["own_verdict"] else ""
-        cells = (f"{100 * e['value']:.1f}\n{100 * e['ci95'][0]:.1f}-{100 * e['ci95'][1]:.1f}" for e in (r["single"], r["worst_of"][n], r["majority"][n]))
+        cells = (_stacked(e) for e in (r["single"], r["worst_of"][n], (r["majority"] or {}).get(n)))
         result.add_row(r["model"], attack, *cells, _short(r["network_evaluations"]), f"{r['seconds']:.0f}", end_section=True)
     return result
+
+
+def _stacked(estimate: dict[str, Any] | None) -> str:
+    """Value over interval in percent; "-" where there is none."""
+    return "-" if estimate is None else f"{100 * estimate['value']:.1f}\n{100 * estimate['ci95'][0]:.1f}-{100 * estimate['ci95'][1]:.1f}"
 
 
 def _short(count: int) -> str:
@@ -70,14 +75,15 @@ def audit_tables(result: dict[str, Any]) -> list[Table]:
     """The tables of an audit: gradients at the configured setting, cost, the sweep over t* and steps, and DiffPure's conventions."""
     at = result["gradients"][0]
     gradients = _table(
-        f"gradients at t* = {at['t_star']}, {at['steps']} steps ({at['grid']}), {result['images']} images, against the float64 reference",
-        ("mode", "precision", "relative\nerror", "worst\nimage", "cosine\nmedian", "min", "right\nsigns %", "value\nerror"),
+        f"gradients at t* = {at['t_star']}, {at['grid']} grid, {result['images']} images, against the float64 reference",
+        ("mode", "steps", "precision", "relative\nerror", "worst\nimage", "cosine\nmedian", "min", "right\nsigns %", "value\nerror"),
     )
     for row in result["gradients"]:
         cosine = row["cosine"]
         errors = (f"{row['relative_error']:.1e}", f"{row['relative_error_images']['max']:.1e}")
         gradients.add_row(
             row["mode"],
+            str(row["steps"]),
             row["precision"],
             *errors,
             f"{cosine['median']:.3f}",
@@ -86,14 +92,10 @@ def audit_tables(result: dict[str, Any]) -> list[Table]:
             f"{row['value_error']:.0e}",
         )
 
-    time = result["time"]
-    cost = _table("cost of value and gradient", ("mode", "time\n(bare = 1)", "peak memory in MiB", "MiB\na step", "one state"))
-    for row in result["memory"]:
-        peaks = ", ".join(
-            f"{'out of memory' if peak is None else format(peak, '.0f')} at {n} steps" for n, peak in zip(row["steps"], row["peak_mib"], strict=True)
-        )
-        growth = "-" if row["mib_per_step"] is None else f"{row['mib_per_step']:.2f}"
-        cost.add_row(row["mode"], f"{time['ratio'][row['mode']]:.1f}", peaks, growth, f"{row['state_mib']:.2f}")
+    memory = {row["mode"]: _memory(row) for row in result["memory"]}
+    cost = _table("cost of value and gradient", ("mode", "time\n(bare = 1)", "peak memory\nin MiB", "MiB\na step", "one\nstate"))
+    for mode, ratio in list(result["time"]["ratio"].items())[1:]:  # the first are the bare evaluations
+        cost.add_row(mode, f"{ratio:.1f}", *memory.get(mode, ("-", "-", "-")))
 
     tables = [gradients, cost]
     settings = sorted({(row["t_star"], row["steps"]) for row in result["sweep"]})
@@ -115,7 +117,7 @@ def audit_tables(result: dict[str, Any]) -> list[Table]:
 
 def _memory(row: dict[str, Any]) -> tuple[str, str, str]:
     """Peaks, growth and the size of a state."""
-    peaks = ["out of memory" if peak is None else f"{peak:.0f}" for peak in row["peak_mib"]]
+    peaks = [peak if isinstance(peak, str) else f"{peak:.0f}" for peak in row["peak_mib"]]
     growth = "-" if row["mib_per_step"] is None else f"{row['mib_per_step']:.2f}"
     return "\n".join(f"{peak} ({n} steps)" for peak, n in zip(peaks, row["steps"], strict=True)), growth, f"{row['state_mib']:.2f}"
 
@@ -132,7 +134,7 @@ def _points(fraction: float) -> str:
 
 
 def _effort(result: dict[str, Any]) -> str:
-    return f"{result['iterations']} steps, EOT {result['eot']}"
+    return f"{result['iterations']} steps, EOT {result['eot']}" + (", fixed noise" if result.get("randomness") == "fixed" else "")
 
 
 def _attack(result: dict[str, Any]) -> str:
@@ -141,12 +143,13 @@ def _attack(result: dict[str, Any]) -> str:
 
 def markdown(summaries: list[dict[str, Any]]) -> str:
     """The results of several runs as one Markdown table."""
-    lines = ["| t* | steps | model | attack | gradient | single draw | worst of N | majority of N | N | images |", "|---|---|---|---|---|---|---|---|---|---|"]
+    lines = ["| t* | steps | model | attack | gradient | single draw | worst of N | majority of N | own verdict | N | images |", "|" + 11 * "---|"]
     for summary in summaries:
         n = str(summary["draws"])
         for r in summary["results"]:
             cells = (r["t_star"] or "-", r["steps"] or "-", r["model"], _attack(r), r["gradient"] or "-", percent(r["single"]))
-            tail = (percent(r["worst_of"][n]), percent(r["majority"][n]), n, summary["images"])
+            own, majority = r.get("own_verdict"), (r["majority"] or {}).get(n)
+            tail = (percent(r["worst_of"][n]), majority and percent(majority) or "-", own and percent(own) or "-", n, summary["images"])
             lines.append("| " + " | ".join(map(str, (*cells, *tail))) + " |")
     return "\n".join(lines)
 

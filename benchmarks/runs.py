@@ -73,6 +73,13 @@ def pick_device(name: str | None) -> torch.device:
     return device
 
 
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """No lower precision behind the caller's back, and repeatable kernels: TF32 is cuDNN's default, and autocast may be open."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False), torch.autocast(device.type, enabled=False):
+        yield
+
+
 def peak_memory(device: torch.device) -> dict[str, int]:
     """Peak memory so far in MiB: resident of this process, and of the allocator on a GPU."""
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere

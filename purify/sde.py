@@ -4,6 +4,7 @@ A solver sees drift and diffusion per unit of the clock u in [0, steps] and walk
 compared as floats.
 """
 
+import itertools
 from typing import Literal, Protocol
 
 import numpy as np
@@ -20,6 +21,9 @@ def time_grid(t_star: float, t_end: float, steps: int, grid: Grid = "uniform") -
     "uniform" has equal steps. "quadratic" shrinks them towards the data, t_i = t_end + (t_star - t_end) (1 - i/steps)^2: with few steps this
     leaves much less of the last steps' noise in the result. "diffpure" are DiffPure's own times, for parity with its numbers: steps of t_star / steps, the
     last one shortened by t_end, added up in float32 in the reverse time s = 1 - t.
+
+    Raises:
+        ValueError: more steps than float32 can tell apart on the "diffpure" grid.
     """
     if grid == "diffpure":
         return _diffpure_grid(t_star, t_end, steps)
@@ -34,7 +38,10 @@ def _diffpure_grid(t_star: float, t_end: float, steps: int) -> tuple[float, ...]
     for _ in range(steps - 1):
         s = s + ds
         times.append(one - s)
-    return (*map(float, times), float(one - end))
+    times = [*map(float, times), float(one - end)]
+    if any(later >= earlier for earlier, later in itertools.pairwise(times)):
+        raise ValueError(f'grid="diffpure" cannot take steps={steps} from t_star={t_star} to t_end={t_end}: float32 rounding would make them overlap')
+    return tuple(times)
 
 
 Side = Literal["left", "right"]

@@ -4,7 +4,10 @@ import pytest
 import torch
 
 from attacks import PGD, Linf
-from benchmarks import datasets, evaluate, load_classifier
+from benchmarks import config, datasets, evaluate, load_classifier
+from benchmarks.audit import Audit, verdicts
+from benchmarks.bench_config import BenchConfig
+from benchmarks.runs import full_precision
 from purify import DefendedClassifier, DiffPure, load_score_model, noise_keys
 from purify.noise import standard_normal
 
@@ -16,8 +19,8 @@ KEYS = noise_keys(0, torch.arange(16), 0)
 
 
 @pytest.fixture
-def full_precision():
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+def repeatable():
+    with full_precision(torch.device("cuda")):
         yield
 
 
@@ -37,14 +40,14 @@ def test_noise_is_the_same():
     torch.testing.assert_close(standard_normal(KEYS.cuda(), 1, 2, (1000,)).cpu(), standard_normal(KEYS, 1, 2, (1000,)), rtol=0, atol=1e-5)
 
 
-def test_verdicts_agree_with_the_cpu(full_precision):
+def test_verdicts_agree_with_the_cpu(repeatable):
     results = [evaluate(defended(d), X.to(d), Y.to(d), PGD(Linf(0.05), steps=2), draws=4).predictions for d in ("cpu", "cuda")]
     assert (results[0] != results[1]).double().mean() < 0.05  # an image on the boundary may fall on either side
     clean = [evaluate(defended(d), X.to(d), Y.to(d), draws=4).predictions for d in ("cpu", "cuda")]
     assert torch.equal(*clean)
 
 
-def test_exact_is_backprop_and_close_to_float64(full_precision):
+def test_exact_is_backprop_and_close_to_float64(repeatable):
     x, keys = X.cuda(), KEYS.cuda()
     exact, backprop = (gradient(defended("cuda", mode), x, keys) for mode in ("exact", "backprop"))
     assert torch.equal(exact, backprop)
@@ -61,3 +64,10 @@ def test_exact_memory_grows_by_its_states():
         gradient(DefendedClassifier(purifier, torch.nn.Identity()), x, KEYS.cuda())
         peaks.append(torch.cuda.max_memory_allocated())
     assert peaks[1] - peaks[0] <= 180 * X.numel() * 4 + 2**20
+
+
+def test_audit_of_the_default(tmp_path):
+    """As a user calls it: the audit itself sees to full precision."""
+    settings = config.load(BenchConfig, "fashion-mnist/bench", ["audit.steps=[10]", "audit.memory_images=8"])
+    result = Audit(settings, torch.device("cuda")).run(tmp_path, lambda text: None)
+    assert not [verdict for verdict in verdicts(result) if verdict["passed"] is False]

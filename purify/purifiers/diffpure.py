@@ -80,17 +80,19 @@ class DiffPure(Purifier):
         self.t_end = t_end
         self.grid = grid
         self.noising = noising
-        self._marginal()  # raises where `noising` does not fit
+        self.marginal(), self._times()  # raise where `noising` or `grid` does not fit
 
     def purify(self, x: Tensor, keys: Tensor) -> Tensor:
         """See `Purifier.purify`."""
-        alpha, sigma = self._marginal()
+        alpha, sigma = self.marginal()
         noise = standard_normal(keys, Stage.FORWARD, 0, tuple(x.shape[1:]), x.dtype)
-        times = time_grid(self.t_star, self.t_end, self.steps // METHODS[self.method], self.grid)
-        solver = SOLVERS[self.solver_name](ReverseSDE(self.score, times, self.eta), self.method)
+        solver = SOLVERS[self.solver_name](ReverseSDE(self.score, self._times(), self.eta), self.method)
         return gradients.solve(solver, lambda image: alpha * image + sigma * noise, x, keys, self.gradient)
 
-    def _marginal(self) -> tuple[float, float]:
+    def _times(self) -> tuple[float, ...]:
+        return time_grid(self.t_star, self.t_end, self.steps // METHODS[self.method], self.grid)
+
+    def marginal(self) -> tuple[float, float]:
         """Factors of the image and of the noise at t_star."""
         schedule = self.score.schedule
         if self.noising == "continuous":

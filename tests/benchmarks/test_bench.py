@@ -24,10 +24,12 @@ TINY = {
         {"kind": "pgd", "threat": {"norm": "Linf", "epsilon": 0.1}, "steps": 3, "eot": 2},
         {"kind": "pgd", "name": "pgd-bpda", "threat": {"norm": "Linf", "epsilon": 0.1}, "steps": 3, "eot": 2, "gradient": "bpda"},
         {"kind": "pgd", "name": "pgd-l2", "threat": {"norm": "L2", "epsilon": 1.5}, "steps": 2},
+        {"kind": "pgd", "name": "fixed", "threat": {"norm": "Linf", "epsilon": 0.1}, "steps": 2, "eot": 5, "randomness": "fixed"},
         {
             "kind": "autoattack",
             "threat": {"norm": "Linf", "epsilon": 0.1},
             "version": "custom",
+            "draws": "torch",
             "attacks": ["apgd-ce", "square"],
             "iterations": 2,
             "queries": 4,
@@ -63,10 +65,11 @@ def test_summary_follows_the_contract(folder):
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["schema"], summary["seed"], summary["images"], summary["draws"]) == (1, 0, 6, 3)
     rows = {(r["model"], r["attack"]) for r in summary["results"]}
-    names = ["none", "pgd", "pgd-bpda", "pgd-l2", "autoattack"]
+    names = ["none", "pgd", "pgd-bpda", "pgd-l2", "fixed", "autoattack"]
     assert rows == {("defended", n) for n in names} | {("undefended", n) for n in names if n != "pgd-bpda"}
     for r in summary["results"]:
-        for estimate in (r["single"], r["worst_of"]["3"], r["majority"]["3"]):
+        majority = [r["majority"]["3"]] if r["majority"] else []
+        for estimate in (r["single"], r["worst_of"]["3"], *majority):
             assert 0 <= estimate["ci95"][0] <= estimate["value"] <= estimate["ci95"][1] <= 1
         assert {"gradient", "steps", "t_star", "solver", "eot", "iterations", "seeds", "seconds", "threat"} <= set(r)
         assert (r["network_evaluations"] > 0) == (r["model"] == "defended")
@@ -74,6 +77,10 @@ def test_summary_follows_the_contract(folder):
     assert by_name["defended", "pgd"]["gradient"] == "exact"
     assert by_name["defended", "pgd-bpda"]["gradient"] == "bpda"
     assert by_name["defended", "pgd"]["threat"] == "Linf 0.1"
+    assert {n for n in names if by_name["defended", n]["randomness"] == "fixed"} == {"fixed"} == {n for n in names if not by_name["defended", n]["majority"]}
+    assert by_name["defended", "fixed"]["eot"] == 1 and by_name["undefended", "fixed"]["randomness"] == "fresh"
+    assert {n for n in names if by_name["defended", n]["own_verdict"]} == {"autoattack"}
+    assert by_name["defended", "autoattack"]["draws_from"] == "torch"
     assert summary["environment"]["torch"] and summary["config"]["purifier"]["t_star"] == 0.1
 
 
@@ -92,12 +99,13 @@ def test_numbers_are_those_of_the_per_image_file(folder):
         assert r["single"]["value"] == pytest.approx(sum(map(sum, right)) / 18)
         assert r["worst_of"]["3"]["value"] == pytest.approx(sum(map(all, right)) / 6)
         assert tuple(r["worst_of"]["3"]["ci95"]) == pytest.approx(wilson(sum(map(all, right)), 6).ci95)
-        assert r["majority"]["3"]["value"] == pytest.approx(sum(sum(x) >= 2 for x in right) / 6)
+        if r["randomness"] == "fresh":
+            assert r["majority"]["3"]["value"] == pytest.approx(sum(sum(x) >= 2 for x in right) / 6)
 
 
 def test_adversarial_images_are_kept_and_allowed(folder):
     clean = datasets.as_floats(datasets.load("fashion-mnist-embedded").images[2:6])
-    for name, distance, limit in (("pgd", "inf", 0.1), ("pgd-l2", "l2", 1.5), ("autoattack", "inf", 0.1)):
+    for name, distance, limit in (("pgd", "inf", 0.1), ("pgd-l2", "l2", 1.5), ("fixed", "inf", 0.1), ("autoattack", "inf", 0.1)):
         stored = load_file(folder / "batches" / f"defended.{name}.000000.safetensors")["x_adv"]
         delta = (stored - clean).flatten(1)
         size = delta.abs().amax(1) if distance == "inf" else delta.norm(dim=1)
@@ -208,6 +216,9 @@ def test_report_merges_runs(folder, tmp_path, monkeypatch, capsys):
         (["--set", "data.name=cifar"], "unknown data set 'cifar'"),
         (["--set", "classifier=resnet"], "no classifier 'resnet': packaged are fashion-mnist"),
         (["--set", "score=nothing.safetensors"], "no weight file at nothing.safetensors"),
+        (["--set", "purifier.noising=discrete", "--set", "purifier.t_star=0.10005"], "t must be a multiple of 1/1000 in (0, 1], as the chain has 1000 steps"),
+        (["--set", "attacks.0.randomness=known"], "attacks.0.pgd.randomness: Input should be 'fresh' or 'fixed', got 'known'"),
+        (["--set", "attacks.4.randomness=fixed"], "draws: torch draws the noise that randomness: fixed holds fixed"),
         (["--device", "gpu"], "--device 'gpu' is not a device"),
         (["--device", "meta"], "--device 'meta' is not a device"),
         (["--device", "cuda:99"], "CUDA devices are available here"),

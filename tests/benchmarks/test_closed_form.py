@@ -13,7 +13,8 @@ from torch import nn
 
 from attacks import PGD, Linf
 from benchmarks import evaluate
-from purify import DefendedClassifier, DiffPure, ScoreModel
+from purify import DefendedClassifier, DiffPure, FixedRandomness, ScoreModel
+from purify.noise import Purpose, derive_keys
 from purify.schedules import LinearVP
 from purify.sde import time_grid
 
@@ -57,24 +58,31 @@ def majority_probability(p):
     return sum(math.comb(DRAWS, k) * p**k * (1 - p) ** (DRAWS - k) for k in range(DRAWS // 2 + 1, DRAWS + 1))
 
 
+def images_and_labels(effective):
+    """Every image far enough inside [0, 1], with the label that the defended model gives it without noise."""
+    x = (0.5 + 0.15 * torch.randn(IMAGES, 36, generator=torch.Generator().manual_seed(1), dtype=torch.float64)).clamp(EPSILON, 1 - EPSILON)
+    return x, ((x - 0.5) @ effective > 0).long()
+
+
+def defence(gradient="exact"):
+    return DefendedClassifier(DiffPure(ScoreModel(CorrelatedGaussianNoise(), LinearVP(), "noise"), T_STAR, STEPS, gradient), Linear())
+
+
 @pytest.mark.parametrize("gradient", [None, "exact", "backprop", "bpda"])
 def test_accuracy_equals_the_closed_form(gradient):
     """Clean, under the optimal attack, and under the one that takes the purifier for the identity, which is known too and weaker."""
     jacobian, covariance = jacobian_and_covariance()
-    classifier = Linear()
-    w, effective = classifier.w, jacobian @ classifier.w
+    w = Linear().w
+    effective = jacobian @ w
     assert 0.2 < (w.sign() != effective.sign()).double().mean() < 0.8
 
-    x = (0.5 + 0.15 * torch.randn(IMAGES, 36, generator=torch.Generator().manual_seed(1), dtype=torch.float64)).clamp(EPSILON, 1 - EPSILON)
-    y = ((x - 0.5) @ effective > 0).long()
+    x, y = images_and_labels(effective)
     loss = {None: 0.0, "bpda": w.sign() @ effective}.get(gradient, effective.abs().sum())
     margins = ((x - 0.5) @ effective) * (2 * y - 1) - EPSILON * loss
     right = torch.special.ndtr(margins / (w @ covariance @ w / 4).sqrt()).tolist()  # the noise lives on [-1, 1], twice as wide
 
-    score = ScoreModel(CorrelatedGaussianNoise(), LinearVP(), "noise")
-    defended = DefendedClassifier(DiffPure(score, T_STAR, STEPS, gradient or "exact"), classifier)
     attack = PGD(Linf(EPSILON), steps=10, loss="margin") if gradient else None
-    result = evaluate(defended, x.reshape(-1, *SHAPE), y, attack, draws=DRAWS)
+    result = evaluate(defence(gradient or "exact"), x.reshape(-1, *SHAPE), y, attack, draws=DRAWS)
 
     def agrees(value, probabilities, per_image):
         deviation = math.sqrt(sum(p * (1 - p) for p in probabilities) / per_image) / IMAGES
@@ -84,3 +92,20 @@ def test_accuracy_equals_the_closed_form(gradient):
     agrees(result.worst_of[DRAWS].value, [p**DRAWS for p in right], 1)
     agrees(result.majority[DRAWS].value, [majority_probability(p) for p in right], 1)
     assert 0.05 < result.single.value < 0.98  # a case where both ends would be trivial shows nothing
+
+
+def test_fixed_randomness_equals_the_closed_form_image_by_image():
+    """With the noise known there is nothing random left: the optimal attack lowers every clean margin by epsilon |J w|_1, no more and no less."""
+    jacobian, _ = jacobian_and_covariance()
+    effective = jacobian @ Linear().w
+    x, y = images_and_labels(effective)
+    x, draws = x.reshape(-1, *SHAPE), 3
+    attacked = evaluate(defence(), x, y, PGD(Linf(EPSILON), steps=10, loss="margin"), draws=draws, randomness="fixed")
+    for draw in range(draws):
+        key = int(derive_keys(torch.zeros(1, dtype=torch.int64), draw, 0, Purpose.FIXED))
+        logits = FixedRandomness(defence(), key)(x).detach()
+        margins = (logits[:, 1] - logits[:, 0]) * (2 * y - 1) - EPSILON * effective.abs().sum()
+        clear = margins.abs() > 1e-9
+        assert clear.double().mean() > 0.99
+        assert torch.equal(attacked.right[clear, draw], margins[clear] > 0)
+    assert 0.05 < attacked.single.value < 0.95

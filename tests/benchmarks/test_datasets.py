@@ -50,6 +50,19 @@ def test_what_cannot_be_used_is_explained(tmp_path):
     for name in ("text", "half", "missing", "objects"):
         with pytest.raises(datasets.DatasetError, match=f"{name}.npz is not an archive of images and labels"):
             datasets.load(f"npz:{name}.npz", str(tmp_path))
+    for name, labels, message in (
+        ("real", LABELS.astype(np.float32), "labels must be integers from 0, got float32"),
+        ("negative", LABELS.astype(np.int64) - 1, "labels must be integers from 0, got int64 from -1"),
+        ("many", LABELS + 3, "labels go up to 5, but there are 3 classes"),
+        ("empty", LABELS[:0], r"and labels \(n,\), got uint8 \(0, 3, 8, 8\) and \(0,\)"),
+    ):
+        np.savez(tmp_path / f"{name}.npz", images=noise(3)[: len(labels)], labels=labels, classes=np.array(["x", "y", "z"]))
+        with pytest.raises(datasets.DatasetError, match=message):
+            datasets.load(f"npz:{name}.npz", str(tmp_path))
+    whole = (tmp_path / "colour.npz").read_bytes()
+    (tmp_path / "torn.npz").write_bytes(whole[:200] + bytes(40) + whole[240:])
+    with pytest.raises(datasets.DatasetError, match="torn.npz is not an archive"):
+        datasets.load("npz:torn.npz", str(tmp_path))
     with pytest.raises(datasets.DatasetError, match=r"expected uint8 images \(n, c, h, w\) and labels \(n,\), got float32"):
         datasets.load("npz:floats.npz", str(tmp_path))
     with pytest.raises(datasets.DatasetError, match="different shapes or classes cannot be joined"):

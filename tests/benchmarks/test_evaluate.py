@@ -100,9 +100,12 @@ def test_fixed_randomness_of_a_defence(defended):
     assert len(seen) == 3
     expected = torch.stack([torch.cat(parts).argmax(1) for parts in seen.values()], 1)
     assert torch.equal(result.predictions, expected)
+    assert result.majority == {} and result.worst_of[3] == wilson(int(result.right.all(1).sum()), 10)
     assert done == sorted(done) and done[-1] == (10, 10)
-    with pytest.raises(ValueError, match='randomness="fixed" needs a model whose forward takes `keys`'):
+    with pytest.raises(ValueError, match='randomness="fixed" needs model to take `keys` in its forward; that of Sequential'):
         evaluate(defended.classifier, X, y, randomness="fixed")
+    with pytest.raises(ValueError, match='randomness="fixed" needs attack_model to take `keys` in its forward; that of Sequential'):
+        evaluate(defended, X, y, attack, randomness="fixed", attack_model=nn.Sequential(defended))
     with pytest.raises(ValueError, match="randomness='none' is not one of fresh, fixed"):
         evaluate(defended, X, y, randomness="none")
 

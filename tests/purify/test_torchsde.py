@@ -86,3 +86,13 @@ def test_grids():
     quadratic = time_grid(0.2, 1e-5, 10, "quadratic")
     assert quadratic[0] == 0.2 and quadratic[-1] == 1e-5
     assert quadratic[5] == pytest.approx(1e-5 + (0.2 - 1e-5) / 4)
+
+
+def test_diffpures_grid():
+    """Equal steps added up in float32, the last shortened; refused where rounding would make them overlap."""
+    grid = torch.tensor(time_grid(0.1, 1e-5, 100, "diffpure"), dtype=torch.float64)
+    torch.testing.assert_close(grid, torch.cat([torch.linspace(0.1, 0.001, 100, dtype=torch.float64), torch.tensor([1e-5])]), rtol=0, atol=5e-6)
+    assert grid.tolist() == grid.float().tolist()
+    for t_star, steps in ((0.001, 200), (0.02, 2000)):
+        with pytest.raises(ValueError, match=f'grid="diffpure" cannot take steps={steps} from t_star={t_star}'):
+            time_grid(t_star, 1e-5, steps, "diffpure")

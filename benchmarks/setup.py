@@ -1,0 +1,86 @@
+"""What a configuration names, loaded and checked to fit together, before any work starts."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks import classifiers, datasets
+from benchmarks.bench_config import BenchConfig
+from benchmarks.config import ConfigError
+from benchmarks.runs import fingerprint
+from purify import DefendedClassifier, DiffPure, ScoreModel, load_score_model
+from purify.gradients import GradientMode
+from purify.zoo import find_score_model
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Images, models and their fingerprints.
+
+    Attributes:
+        settings: the configuration.
+        device: where everything is.
+        x: (n, c, h, w) float32 in [0, 1]; `y` (n,) int64; `image_ids` (n,) positions in the data set, on the CPU; `classes` their names.
+        classifier: images in [0, 1] -> logits.
+        score: the score model.
+        weights: SHA-256 of the weight files.
+    """
+
+    settings: BenchConfig
+    device: torch.device
+    x: Tensor
+    y: Tensor
+    image_ids: Tensor
+    classes: tuple[str, ...]
+    classifier: nn.Module
+    score: ScoreModel
+    weights: dict[str, str]
+
+    def defended(self, gradient: GradientMode | None = None) -> DefendedClassifier:
+        """The configured defence, its purifier in another gradient mode where one is given."""
+        arguments = self.settings.purifier.model_dump(exclude={"scheme"})
+        if gradient is not None:
+            arguments["gradient"] = gradient
+        return DefendedClassifier(DiffPure(self.score, **arguments, seed=self.settings.seed), self.classifier)
+
+
+def load(settings: BenchConfig, device: torch.device, images: int, asked_by: str = "data.images") -> Setup:
+    """The first `images` images of the configuration and its models; `asked_by` is the key that asks for so many.
+
+    Raises:
+        ConfigError, CheckpointError, DatasetError, ValueError: anything that cannot work.
+    """
+    data = datasets.load(settings.data.name, settings.data.root)
+    first = settings.data.first
+    if first + images > len(data):
+        raise ConfigError(f"{asked_by}={images} from data.first={first}: {settings.data.name!r} has {len(data)} images")
+    score = load_score_model(settings.score).to(device)
+    channels = data.images.shape[1]
+    if score.image_shape is not None and score.image_shape[0] != channels:
+        raise ConfigError(f"score={settings.score!r} takes images of {score.image_shape[0]} channels, data.name={settings.data.name!r} has {channels}")
+    setup = Setup(
+        settings,
+        device,
+        datasets.as_floats(data.images[first : first + images]).to(device),
+        data.labels[first : first + images].to(device),
+        torch.arange(first, first + images),
+        data.classes,
+        classifiers.load_classifier(settings.classifier).to(device),
+        score,
+        {"classifier": fingerprint(classifiers.find_classifier(settings.classifier)), "score": fingerprint(find_score_model(settings.score))},
+    )
+    _check_fit(setup)
+    return setup
+
+
+@torch.no_grad()
+def _check_fit(setup: Setup) -> None:
+    """One image through both models: sizes and classes that do not fit should not wait for their turn."""
+    for name, model in (("classifier", setup.classifier), ("the defended classifier", setup.defended())):
+        try:
+            classes = model(setup.x[:1]).shape[1]
+        except (RuntimeError, ValueError) as error:
+            raise ConfigError(f"{name} does not take images of shape {tuple(setup.x.shape[1:])}: {error}") from error
+        if classes <= int(setup.y.max()):
+            raise ConfigError(f"{name} has {classes} classes, the labels go up to {int(setup.y.max())}")
