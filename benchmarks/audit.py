@@ -8,7 +8,6 @@ its own float32 rounding can flip a ReLU, which says nothing about the purifier.
 
 import copy
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,16 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from attacks.losses import margin
-from benchmarks import setup, speed
+from benchmarks import conventions, setup, speed
 from benchmarks.bench_config import BenchConfig
 from benchmarks.config import ConfigError
 from benchmarks.memory import peak_mib
 from benchmarks.published_adjoint import PublishedAdjoint
 from benchmarks.runs import environment, full_precision, progress_bar, write_text
+from benchmarks.verdicts import verdicts
 from purify import DiffPure, ScoreModel, noise_keys
 from purify.gradients import MODES
 from purify.noise import Stage, standard_normal
@@ -34,16 +34,6 @@ from purify.sde import time_grid
 
 SCHEMA = 1
 PUBLISHED = "adjoint, as published"
-EXACT_MODES = ("exact", "backprop")
-EXACT_LIMITS = {"float32": 1e-5, "float64": 1e-12}
-"""Largest relative error that these may have: over all images in float32, of every single one in float64."""
-
-ROUNDING_LIMIT = 1e-3
-"""What float32's rounding may make of `backprop` where a long path amplifies it; `exact` may then be as far off."""
-
-VALUE_LIMIT = 1e-3
-"""Largest error of a purified pixel in float32."""
-
 _DIRECTIONS = 4
 _MEMORY_STEPS = (20, 200)
 _MEMORY_STEPS_BACKPROP = (10, 20)  # 200 would take tens of GB
@@ -117,7 +107,7 @@ class Audit:
             say("time: done")
             keep("memory", self.memory() if audit.memory_images else [])
             say("memory: done")
-            keep("conventions", self.conventions() if audit.convention_images else [])
+            keep("conventions", conventions.measure(self.setup, self.keys, audit.convention_images) if audit.convention_images else [])
             sweep = self._sweep()
             with progress_bar("t* and steps", sum(steps for _, steps in sweep)) as update:
                 done = 0
@@ -220,50 +210,11 @@ class Audit:
             rows.append({"mode": mode, "images": images, "steps": [few, many], "peak_mib": peaks, "mib_per_step": growth, "state_mib": state})
         return rows
 
-    # DiffPure's conventions
-
-    @torch.no_grad()
-    def conventions(self) -> list[dict[str, Any]]:
-        """What DiffPure's conventions change: t* = 0.1 (or the network's largest time) in 100 equal steps, against each of them, with the same keys."""
-        count, score = self.settings.audit.convention_images, self.setup.score
-        t_star, steps = math.floor(1000 * min(0.1, score.t_max)) / 1000, 100
-        variants = {
-            "continuous": DiffPure(score, t_star, steps),
-            "float32 times, last step shortened": DiffPure(score, t_star, steps, grid="diffpure"),
-            "discrete noising": DiffPure(score, t_star, steps, noising="discrete"),
-        }
-        if not score.floor_labels:
-            integer = copy.deepcopy(score)
-            integer.network = _IntegerLabels(integer.network, integer.time_scale, integer.time_offset)
-            variants["integer labels"] = DiffPure(integer, t_star, steps, grid="diffpure")
-            variants["all three"] = DiffPure(integer, t_star, steps, grid="diffpure", noising="discrete")
-        y, rows = self.setup.y[:count], []
-        for name, purifier in variants.items():
-            batches = zip(self.setup.x[:count].split(self.settings.batch_size), self.keys[:count].split(self.settings.batch_size), strict=True)
-            purified = torch.cat([purifier(x, keys) for x, keys in batches])
-            labels = torch.cat([self.setup.classifier(part).argmax(1) for part in purified.split(self.settings.batch_size)])
-            reference, reference_labels = (purified, labels) if not rows else (reference, reference_labels)  # noqa: F821 (set by the first)
-            changes = {"mean_change": float((purified - reference).abs().mean()), "predictions_changed": float((labels != reference_labels).double().mean())}
-            rows.append({"convention": name, "t_star": t_star, "steps": steps, "images": count, "accuracy": float((labels == y).double().mean()), **changes})
-        return rows
-
     def _images(self) -> Tensor:
         return self.setup.x[: self.settings.audit.images]
 
     def _keys(self) -> Tensor:
         return self.keys[: self.settings.audit.images]
-
-
-class _IntegerLabels(nn.Module):
-    """The network with the times that a chain of 1,000 steps would see from DiffPure: label floor(1000 t), in float32, means t = (label + 1) / 1000."""
-
-    def __init__(self, network: nn.Module, scale: float, offset: float):
-        super().__init__()
-        self.network, self.scale, self.offset = network, scale, offset
-
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        t = ((1000 * ((labels - self.offset) / self.scale)).floor() + 1) / 1000
-        return self.network(x, self.scale * t + self.offset)
 
 
 def _prepare(settings: BenchConfig, device: str, mode: str, steps: int, images: int) -> Callable[[], None]:
@@ -307,64 +258,3 @@ def compare(gradient: Tensor, truth: Tensor) -> dict[str, Any]:
         "zero": float((gradient == 0).all(1).double().mean()),
         "not_finite": float((~gradient.isfinite()).any(1).double().mean()),
     }
-
-
-def verdicts(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """For each mode at the configured setting, whether it may be used to attack, in a sentence; and where a setting of the sweep breaks a promise.
-
-    `passed` is False where a promise is broken: `exact` and `backprop` are the true gradient, and all modes have the same values. It is None for
-    modes that promise no more than that.
-    """
-    lines = []
-    for row in result["gradients"]:
-        broken, facts = _broken(row, result["gradients"]), f"relative error {row['relative_error']:.1e}, cosine {row['cosine']['median']:.3f}"
-        passed = None if not broken and row["mode"] not in EXACT_MODES else not broken
-        if broken:
-            text = f"{facts}: WRONG: {', '.join(broken)}"
-        elif passed:
-            text = f"{facts}: the true gradient"
-        elif row["not_finite"]:
-            text = f"not finite for {row['not_finite']:.0%} of the images: useless"
-        elif row["cosine"]["min"] > 0.9 and row["relative_error_images"]["max"] < 0.5:
-            text = f"{facts}: close to the true gradient at this setting"
-        else:
-            text = f"{facts}: not the gradient of this defence; robust accuracy measured with it can be far too high"
-        lines.append({"mode": row["mode"], "precision": row["precision"], "steps": row["steps"], "passed": passed, "text": text})
-    for row in result["sweep"]:
-        same = [other for other in result["sweep"] if (other["t_star"], other["steps"]) == (row["t_star"], row["steps"])]
-        broken = _broken(row, same)
-        if broken:
-            text = f"at t* = {row['t_star']}: WRONG: {', '.join(broken)}"
-            lines.append({"mode": row["mode"], "precision": row["precision"], "steps": row["steps"], "passed": False, "text": text})
-    if "finite_differences" in result:
-        error, steps = result["finite_differences"]["exact"], result["gradients"][0]["steps"]
-        text = f"differ from exact by {error:.1e} of its norm"
-        lines.append({"mode": "finite differences", "precision": "float64", "steps": steps, "passed": error < 1e-6, "text": text})
-    return lines
-
-
-def _broken(row: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
-    """The promises that `row` breaks; `rows` are those of the same setting."""
-    broken = []
-    if row["value_as_backprop"] is False:
-        broken.append("values differ from those of backprop")
-    if row["value_error"] > VALUE_LIMIT:
-        broken.append(f"values are off by {row['value_error']:.0e}")
-    if row["mode"] not in EXACT_MODES:
-        return broken
-    if row["zero"] or row["not_finite"]:
-        broken.append("dead gradients")
-    if not row["gradient_as_backprop"]:
-        broken.append("gradients differ from those of backprop")
-    if row["precision"] == "float64":
-        error, limit = row["relative_error_images"]["max"], EXACT_LIMITS["float64"]
-    else:
-        # A long path amplifies float32's rounding; more than backprop suffers from it, `exact` may not.
-        unrolled = next(other["relative_error"] for other in rows if (other["mode"], other["precision"]) == ("backprop", "float32"))
-        error, limit = (
-            row["relative_error"],
-            max(EXACT_LIMITS["float32"], 1.01 * unrolled * (row["mode"] == "exact"), ROUNDING_LIMIT * (row["mode"] == "backprop")),
-        )
-    if not error < limit:
-        broken.append(f"an error beyond {limit:.0e}")
-    return broken

@@ -5,7 +5,7 @@ import torch
 
 from attacks import PGD, Linf
 from benchmarks import config, datasets, evaluate, load_classifier
-from benchmarks.audit import Audit, verdicts
+from benchmarks.audit import Audit
 from benchmarks.bench_config import BenchConfig
 from benchmarks.runs import full_precision
 from purify import DefendedClassifier, DiffPure, load_score_model, noise_keys
@@ -70,4 +70,4 @@ def test_audit_of_the_default(tmp_path):
     """As a user calls it: the audit itself sees to full precision."""
     settings = config.load(BenchConfig, "fashion-mnist/bench", ["audit.steps=[10]", "audit.memory_images=8"])
     result = Audit(settings, torch.device("cuda")).run(tmp_path, lambda text: None)
-    assert not [verdict for verdict in verdicts(result) if verdict["passed"] is False]
+    assert not [verdict for verdict in result["verdicts"] if verdict["passed"] is False]

@@ -4,11 +4,21 @@ from typing import Any
 
 from torch import nn
 
+from purify.networks.ddpm import DDPM
+from purify.networks.edm import EDMPrecond, VEPrecond, VPPrecond
 from purify.networks.guided_diffusion import ADM
 from purify.networks.score_sde import NCSNpp
 from purify.networks.unet import SmallUNet
 
-ARCHITECTURES: dict[str, type[nn.Module]] = {"small_unet": SmallUNet, "score_sde/ncsnpp": NCSNpp, "guided_diffusion/unet": ADM}
+ARCHITECTURES: dict[str, type[nn.Module]] = {
+    "small_unet": SmallUNet,
+    "score_sde/ncsnpp": NCSNpp,
+    "guided_diffusion/unet": ADM,
+    "ddpm": DDPM,
+    "edm/EDMPrecond": EDMPrecond,
+    "edm/VPPrecond": VPPrecond,
+    "edm/VEPrecond": VEPrecond,
+}
 
 
 def build(architecture: str, config: dict[str, Any]) -> nn.Module:

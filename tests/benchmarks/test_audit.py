@@ -8,6 +8,7 @@ import torchsde
 from benchmarks import audit, cli, config
 from benchmarks.bench_config import BenchConfig
 from benchmarks.published_adjoint import PublishedAdjoint
+from benchmarks.verdicts import verdicts
 from purify import DiffPure, noise_keys
 
 QUICK = ["audit.images=3", "audit.memory_images=0", "audit.convention_images=4", "audit.t_star=[0.05,0.1]", "audit.steps=[3]", "purifier.steps=4"]
@@ -127,16 +128,16 @@ def row(mode, precision="float32", **changes):
     ],
 )
 def test_verdicts(changed, passed, text):
-    verdict = audit.verdicts({"gradients": [row("backprop"), changed], "sweep": []})[1]
+    verdict = verdicts({"gradients": [row("backprop"), changed], "sweep": []})[1]
     assert verdict["passed"] is passed and text in verdict["text"]
 
 
 def test_rounding_that_backprop_shares_is_not_held_against_exact():
     noisy = {"relative_error": 3e-5, "relative_error_images": {"median": 1e-5, "max": 9e-5}}
     result = {"gradients": [row("backprop")], "sweep": [row("backprop", **noisy), row("exact", **noisy)]}
-    assert all(verdict["passed"] for verdict in audit.verdicts(result))
+    assert all(verdict["passed"] for verdict in verdicts(result))
     result["sweep"][1]["relative_error"] = 6e-5
-    assert [verdict["passed"] for verdict in audit.verdicts(result)] == [True, False]
+    assert [verdict["passed"] for verdict in verdicts(result)] == [True, False]
 
 
 def test_published_adjoint_is_called_as_published(unet_score, monkeypatch):

@@ -112,7 +112,10 @@ def test_a_full_disk_does_not_stop_the_training(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architecture": "unet"}, "unknown architecture 'unet'; known: guided_diffusion/unet, score_sde/ncsnpp, small_unet"),
+        (
+            {"architecture": "unet"},
+            "unknown architecture 'unet'; known: ddpm, edm/EDMPrecond, edm/VEPrecond, edm/VPPrecond, guided_diffusion/unet, score_sde/ncsnpp, small_unet",
+        ),
         ({"network": {"width": 3}}, "does not take this configuration"),
         ({"schedule": {"name": "cosine"}}, "unknown schedule 'cosine'"),
         ({"trainig": {}}, "unknown key 'trainig'; did you mean 'training'?"),

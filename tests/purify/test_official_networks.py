@@ -8,11 +8,20 @@ import pytest
 import torch
 
 from purify.networks import build
+from purify.schedules import LinearVP
 
-NAMES = ("score_sde.ddpmpp_small", "score_sde.ncsnpp_ve_small", "guided_diffusion.small")
+TOLERANCES = {
+    "score_sde.ddpmpp_small": 3e-6,
+    "score_sde.ncsnpp_ve_small": 1e-4,
+    "guided_diffusion.small": 3e-6,
+    "ddpm.small": 3e-6,
+    "edm.ddpmpp_small": 3e-6,
+    "edm.ncsnpp_small": 1e-4,
+}
+"""float32 against float64: the Fourier embedding turns through up to 60 circles, so float32 rounds its angles by 1e-5."""
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TOLERANCES)
 def test_output_and_input_gradient(name):
     io = golden.recorded(name)
     x = io["x"].requires_grad_()
@@ -22,9 +31,9 @@ def test_output_and_input_gradient(name):
     assert golden.relative_error(gradient, io["grad_x"]) < 1e-5
 
 
-@pytest.mark.parametrize(("name", "tolerance"), list(zip(NAMES, (3e-6, 1e-4, 3e-6), strict=True)))
+@pytest.mark.parametrize(("name", "tolerance"), list(TOLERANCES.items()))
 def test_float64_agrees(name, tolerance):
-    """Every part follows `.double()`. The Fourier embedding turns through 60 circles, so float32 rounds its angles by 1e-5."""
+    """Every part follows `.double()`: nothing is computed in float32 on the side."""
     io = golden.recorded(name)
     network = golden.network(name)
     single, double = network(io["x"], io["t"]), network.double()(io["x"].double(), io["t"].double())
@@ -114,3 +123,45 @@ def test_class_conditional_adm_needs_its_labels():
     assert torch.equal(first[0], second[0]) and not torch.allclose(first[1], second[1])
     with pytest.raises(ValueError, match="takes no class labels"):
         adm()(x, t, torch.tensor([0, 1]))
+
+
+def edm(architecture, **changes):
+    torch.manual_seed(0)
+    return build(architecture, config("edm.ncsnpp_small") | changes)
+
+
+@pytest.mark.parametrize("embedding_type", ["positional", "fourier"])
+@pytest.mark.parametrize("encoder_type", ["standard", "skip", "residual"])
+@pytest.mark.parametrize("decoder_type", ["standard", "skip"])
+def test_every_layer_of_every_songunet_option_takes_part(embedding_type, encoder_type, decoder_type):
+    options = {"embedding_type": embedding_type, "encoder_type": encoder_type, "decoder_type": decoder_type, "label_dim": 3, "model_channels": 16}
+    network = edm("edm/EDMPrecond", **options)
+    out = network(torch.randn(2, 3, 16, 16), torch.tensor([0.5, 3.0]), torch.eye(3)[:2])
+    assert out.shape == (2, 3, 16, 16)
+    out.square().sum().backward()
+    assert not [name for name, parameter in network.named_parameters() if parameter.grad is None]
+
+
+def test_dhariwal_unet():
+    kept = {key: config("edm.ncsnpp_small")[key] for key in ("img_resolution", "img_channels", "channel_mult", "num_blocks", "attn_resolutions", "dropout")}
+    network = build("edm/EDMPrecond", {**kept, "model_type": "DhariwalUNet", "model_channels": 64, "label_dim": 3})
+    out = network(torch.randn(2, 3, 16, 16), torch.tensor([0.5, 3.0]))
+    out.square().sum().backward()
+    assert not [name for name, parameter in network.named_parameters() if parameter.grad is None]
+
+
+def test_preconditioning_has_its_limits():
+    """Table 1 of Karras et al.: without noise D is the identity, and VP's label is 999 times the continuous time of that noise level."""
+    x = torch.randn(2, 3, 16, 16)
+    for kind in ("EDM", "VP", "VE"):
+        small = edm(f"edm/{kind}Precond")(x, torch.tensor([1e-6, 1e-6]))
+        assert golden.relative_error(small, x) < 1e-4
+    schedule, t = LinearVP(), 0.3
+    sigma = torch.tensor(schedule.sigma(t) / schedule.alpha(t), dtype=torch.float64).reshape(1, 1, 1, 1)
+    c_skip, c_out, c_in, c_noise = edm("edm/VPPrecond").coefficients(sigma)
+    assert float(c_noise) == pytest.approx(999 * t, rel=1e-9) and float(c_in) == pytest.approx(schedule.alpha(t), rel=1e-9)
+    assert (c_skip, float(c_out)) == (1.0, -float(sigma))
+    with pytest.raises(ValueError, match="encoder_type='none' is not one of standard, skip, residual"):
+        edm("edm/EDMPrecond", encoder_type="none")
+    with pytest.raises(ValueError, match="model_type='UNet' is not one of SongUNet, DhariwalUNet"):
+        edm("edm/EDMPrecond", model_type="UNet")

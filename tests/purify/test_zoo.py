@@ -119,5 +119,8 @@ def test_foreign_safetensors(tmp_path):
 
 
 def test_build_errors():
-    with pytest.raises(ValueError, match="unknown architecture 'unet'; known: guided_diffusion/unet, score_sde/ncsnpp, small_unet"):
+    with pytest.raises(
+        ValueError,
+        match="unknown architecture 'unet'; known: ddpm, edm/EDMPrecond, edm/VEPrecond, edm/VPPrecond, guided_diffusion/unet, score_sde/ncsnpp, small_unet",
+    ):
         build("unet", {})
