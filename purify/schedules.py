@@ -7,7 +7,7 @@ the same kind, computed in float64 where a float comes in.
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -16,6 +16,10 @@ Time = TypeVar("Time", float, Tensor)
 
 class Schedule(Protocol):
     """What the rest of the package asks of a noise schedule."""
+
+    @property
+    def t_max(self) -> float:
+        """The end of the process: times lie in (0, t_max]."""
 
     def alpha(self, t: Time) -> Time:
         """Factor of the data in the marginal."""
@@ -28,6 +32,9 @@ class Schedule(Protocol):
 
     def diffusion(self, t: Time) -> Time:
         """g(t) of dx = f(t) x dt + g(t) dw."""
+
+    def time_of(self, noise_to_signal: float) -> float:
+        """The t with sigma(t) / alpha(t) = `noise_to_signal`: the same amount of noise in another process."""
 
 
 def _exp(x: Time) -> Time:
@@ -43,18 +50,16 @@ def _sqrt(x: Time) -> Time:
 
 
 @dataclass(frozen=True)
-class LinearVP:
-    """Variance-preserving process with beta(t) = beta_min + t (beta_max - beta_min) (Song et al. 2021, arXiv 2011.13456).
-
-    alpha^2 + sigma^2 = 1 at every t. The defaults are those of score_sde and DiffPure.
-    """
+class _LinearBeta:
+    """beta(t) = beta_min + t (beta_max - beta_min) on (0, 1]. The defaults are those of score_sde and DiffPure."""
 
     beta_min: float = 0.1
     beta_max: float = 20.0
+    t_max: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:
         if not 0 < self.beta_min <= self.beta_max:
-            raise ValueError(f"LinearVP needs 0 < beta_min <= beta_max, got beta_min={self.beta_min}, beta_max={self.beta_max}")
+            raise ValueError(f"{type(self).__name__} needs 0 < beta_min <= beta_max, got beta_min={self.beta_min}, beta_max={self.beta_max}")
 
     def beta(self, t: Time) -> Time:
         return self.beta_min + t * (self.beta_max - self.beta_min)
@@ -66,8 +71,26 @@ class LinearVP:
     def alpha(self, t: Time) -> Time:
         return _exp(-0.5 * self.integrated_beta(t))
 
+    def drift(self, t: Time) -> Time:
+        return -0.5 * self.beta(t)
+
+    def _time_of_integral(self, integral: float) -> float:
+        """The t with integrated_beta(t) = `integral`."""
+        return 2 * integral / (self.beta_min + math.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * integral))
+
+
+@dataclass(frozen=True)
+class LinearVP(_LinearBeta):
+    """Variance-preserving process with linear beta (Song et al. 2021, arXiv 2011.13456): alpha^2 + sigma^2 = 1 at every t."""
+
     def sigma(self, t: Time) -> Time:
         return _sqrt(-_expm1(-self.integrated_beta(t)))
+
+    def diffusion(self, t: Time) -> Time:
+        return _sqrt(self.beta(t))
+
+    def time_of(self, noise_to_signal: float) -> float:
+        return self._time_of_integral(math.log1p(noise_to_signal**2))
 
     def chain_marginal(self, t: float, length: int = 1000) -> tuple[float, float]:
         """alpha and sigma after `t * length` steps of the DDPM chain with betas from beta_min / length to beta_max / length.
@@ -84,14 +107,84 @@ class LinearVP:
         log_alpha_bar = math.fsum(math.log1p(-(self.beta_min + width * i) / length) for i in range(count))
         return math.exp(0.5 * log_alpha_bar), math.sqrt(-math.expm1(log_alpha_bar))
 
-    def drift(self, t: Time) -> Time:
-        return -0.5 * self.beta(t)
+
+@dataclass(frozen=True)
+class SubVP(_LinearBeta):
+    """Sub-VP process (Song et al. 2021, section 3.4): the drift of VP with less noise, sigma = 1 - alpha^2."""
+
+    def sigma(self, t: Time) -> Time:
+        return -_expm1(-self.integrated_beta(t))
 
     def diffusion(self, t: Time) -> Time:
-        return _sqrt(self.beta(t))
+        return _sqrt(self.beta(t) * -_expm1(-2 * self.integrated_beta(t)))
+
+    def time_of(self, noise_to_signal: float) -> float:
+        return self._time_of_integral(2 * math.asinh(noise_to_signal / 2))
 
 
-SCHEDULES: dict[str, type] = {"LinearVP": LinearVP}
+@dataclass(frozen=True)
+class VE:
+    """Variance-exploding process with geometric sigma(t) from sigma_min to sigma_max on [0, 1] (Song et al. 2021); it starts at sigma_min."""
+
+    sigma_min: float = 0.01
+    sigma_max: float = 50.0
+    t_max: ClassVar[float] = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma_min < self.sigma_max:
+            raise ValueError(f"VE needs 0 < sigma_min < sigma_max, got sigma_min={self.sigma_min}, sigma_max={self.sigma_max}")
+
+    @property
+    def _rate(self) -> float:
+        return math.log(self.sigma_max / self.sigma_min)
+
+    def alpha(self, t: Time) -> Time:
+        return 0 * t + 1
+
+    def sigma(self, t: Time) -> Time:
+        return self.sigma_min * _exp(self._rate * t)
+
+    def drift(self, t: Time) -> Time:
+        return 0 * t
+
+    def diffusion(self, t: Time) -> Time:
+        return self.sigma(t) * math.sqrt(2 * self._rate)
+
+    def time_of(self, noise_to_signal: float) -> float:
+        return math.log(noise_to_signal / self.sigma_min) / self._rate
+
+
+@dataclass(frozen=True)
+class EDM:
+    """alpha = 1, sigma(t) = t (Karras et al. 2022, arXiv 2206.00364): the time is the noise level."""
+
+    sigma_max: float = 80.0
+
+    def __post_init__(self) -> None:
+        if not self.sigma_max > 0:
+            raise ValueError(f"EDM needs sigma_max > 0, got {self.sigma_max}")
+
+    @property
+    def t_max(self) -> float:
+        return self.sigma_max
+
+    def alpha(self, t: Time) -> Time:
+        return 0 * t + 1
+
+    def sigma(self, t: Time) -> Time:
+        return 1 * t
+
+    def drift(self, t: Time) -> Time:
+        return 0 * t
+
+    def diffusion(self, t: Time) -> Time:
+        return _sqrt(2 * t)
+
+    def time_of(self, noise_to_signal: float) -> float:
+        return noise_to_signal
+
+
+SCHEDULES: dict[str, type] = {"LinearVP": LinearVP, "SubVP": SubVP, "VE": VE, "EDM": EDM}
 
 
 def describe(schedule: Schedule) -> dict[str, Any]:

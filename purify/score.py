@@ -17,18 +17,20 @@ class ScoreModel(nn.Module):
     """A noise-conditional network with its schedule and its parametrisation.
 
     Args:
-        network: called as `network(x, labels)` with `x` (b, c, h, w) and `labels` (b,) equal to `time_scale * t + time_offset`. Where it returns
-            more than c channels (a learned variance), the first c are its prediction.
+        network: called as `network(x, labels)` with `x` (b, c, h, w) and `labels` (b,) as `time_label` says. Where it returns more than c channels (a
+            learned variance), the first c are its prediction.
         schedule: the forward process that the network was trained on.
         prediction: what the network returns: the "noise" n, the "score" -n/sigma, the clean image "x0", or "v" = alpha n - sigma x0
             (Salimans & Ho 2022, arXiv 2202.00512).
         image_shape: (channels, height, width) of the training images, None where unknown. Channels are checked by purifiers; height and
             width may differ where the network takes other sizes.
+        time_label: what labels are: "t" for `time_scale * t + time_offset`, or "sigma" for the noise-to-signal ratio sigma(t) / alpha(t) (score_sde's VE
+            networks, EDM).
         time_scale: factor from t to the network's time label (999 for score_sde; 1000 for chains of 1000 steps counted from 0).
         time_offset: added to the label (-1 for such chains: label k belongs to t = (k + 1) / 1000).
         floor_labels: labels are rounded down to integers, in float32, as DiffPure does with guided-diffusion networks. For parity with its
             numbers only: neighbouring times then share a label, and the rounding error of t decides which.
-        t_max: the largest t that the network was trained on; purifiers refuse a t_star beyond it.
+        t_max: the largest t that the network was trained on, by default the schedule's; purifiers refuse a t_star beyond it.
         metadata: provenance, kept as it is.
     """
 
@@ -39,14 +41,20 @@ class ScoreModel(nn.Module):
         prediction: Prediction = "noise",
         image_shape: tuple[int, int, int] | None = None,
         time_scale: float = 1.0,
+        time_label: Literal["t", "sigma"] = "t",
         time_offset: float = 0.0,
         floor_labels: bool = False,
-        t_max: float = 1.0,
+        t_max: float | None = None,
         metadata: dict[str, Any] | None = None,
     ):
         super().__init__()
         if prediction not in get_args(Prediction):
             raise ValueError(f"prediction={prediction!r} is not one of {', '.join(get_args(Prediction))}")
+        if time_label not in ("t", "sigma"):
+            raise ValueError(f"time_label={time_label!r} is not one of t, sigma")
+        if time_label == "sigma" and floor_labels:
+            raise ValueError('floor_labels rounds time_label="t" down; labels of "sigma" are not counted')
+        t_max = schedule.t_max if t_max is None else t_max
         for name, value in (("t_max", t_max), ("time_scale", time_scale)):
             if not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be a positive number, got {value}")
@@ -57,6 +65,7 @@ class ScoreModel(nn.Module):
         self.prediction = prediction
         self.image_shape = image_shape
         self.time_scale = time_scale
+        self.time_label = time_label
         self.time_offset = time_offset
         self.floor_labels = floor_labels
         self.t_max = t_max
@@ -67,13 +76,22 @@ class ScoreModel(nn.Module):
 
         `x` is (b, c, h, w), distributed like alpha(t) x_0 + sigma(t) n; the result has its shape.
         """
-        if self.floor_labels:
-            labels = (self.time_scale * torch.as_tensor(t, dtype=torch.float32, device=x.device) + self.time_offset).floor().to(x.dtype).expand(len(x))
-        elif isinstance(t, Tensor):
-            labels = self.time_scale * t + self.time_offset
+        return self.network(x, self._labels(x, t))[:, : x.shape[1]]
+
+    def _labels(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """(b,): what the network calls the time `t`."""
+        label: float | Tensor
+        if self.time_label == "sigma":
+            t = t.double() if isinstance(t, Tensor) else t
+            label = self.schedule.sigma(t) / self.schedule.alpha(t)
+        elif self.floor_labels:
+            single = (self.time_scale * torch.as_tensor(t, dtype=torch.float32) + self.time_offset).floor()
+            label = single if isinstance(t, Tensor) else float(single)
         else:
-            labels = torch.full((len(x),), self.time_scale * t + self.time_offset, dtype=x.dtype, device=x.device)
-        return self.network(x, labels)[:, : x.shape[1]]
+            label = self.time_scale * t + self.time_offset
+        if isinstance(label, Tensor):
+            return label.to(x.dtype)
+        return torch.full((len(x),), label, dtype=x.dtype, device=x.device)
 
     def noise(self, x: Tensor, t: float | Tensor) -> Tensor:
         """E[n | x_t]: the predicted noise, unit scale."""

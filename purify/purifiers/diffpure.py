@@ -20,7 +20,7 @@ class DiffPure(Purifier):
 
     Args:
         score: the score model.
-        t_star: time to diffuse to, in (0, score.t_max].
+        t_star: time of the score model's own schedule to diffuse to, in (0, score.t_max].
         steps: network evaluations on the way back.
         gradient: "exact", "backprop", "adjoint" or "bpda"; see `purify.gradients`.
         solver: "torchsde".
@@ -52,8 +52,8 @@ class DiffPure(Purifier):
         seed: int = 0,
     ):
         super().__init__(score, seed)
-        if not 0 < t_star <= 1:
-            raise ValueError(f"t_star must lie in (0, 1], got {t_star}")
+        if not 0 < t_star <= score.schedule.t_max:
+            raise ValueError(f"t_star must lie in (0, {score.schedule.t_max:g}], got {t_star}")
         if t_star > score.t_max:
             raise ValueError(f"t_star={t_star} is beyond t_max={score.t_max}, the largest time that the score network was trained on")
         if not 0 < t_end < t_star:

@@ -49,11 +49,12 @@ def load_score_model(name_or_path: str | os.PathLike[str]) -> ScoreModel:
             schedule,
             description["prediction"],
             image_shape,
-            description["time_scale"],
-            description.get("time_offset", 0.0),
-            description.get("floor_labels", False),
-            description["t_max"],
-            description["provenance"],
+            time_scale=description["time_scale"],
+            time_label=description.get("time_label", "t"),
+            time_offset=description.get("time_offset", 0.0),
+            floor_labels=description.get("floor_labels", False),
+            t_max=description["t_max"],
+            metadata=description["provenance"],
         )
     except checkpoint.UNUSABLE as error:
         raise CheckpointError(f"{path}: the description in the file's metadata cannot be used: {error!r}") from error
@@ -71,6 +72,7 @@ def save_score_model(path: str | os.PathLike[str], model: ScoreModel, architectu
         "prediction": model.prediction,
         "image_shape": model.image_shape,
         "time_scale": model.time_scale,
+        "time_label": model.time_label,
         "time_offset": model.time_offset,
         "floor_labels": model.floor_labels,
         "t_max": model.t_max,

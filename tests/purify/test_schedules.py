@@ -3,7 +3,11 @@ import math
 import pytest
 import torch
 
-from purify.schedules import LinearVP, describe, from_description
+from purify import DiffPure, ScoreModel, noise_keys
+from purify.networks.gaussian import GaussianNoise
+from purify.schedules import EDM, VE, LinearVP, SubVP, describe, from_description
+
+ALL = [LinearVP(), LinearVP(0.3, 5.0), SubVP(), VE(), VE(0.02, 100.0), EDM()]
 
 
 def test_linear_vp_equals_score_sde_formulas():
@@ -21,15 +25,58 @@ def test_variance_is_preserved():
     torch.testing.assert_close(LinearVP().alpha(t) ** 2 + LinearVP().sigma(t) ** 2, torch.ones_like(t), rtol=0, atol=1e-14)
 
 
-def test_marginals_solve_the_forward_sde():
+@pytest.mark.parametrize("schedule", ALL, ids=str)
+def test_marginals_solve_the_forward_sde(schedule):
     """alpha' = f alpha and d(sigma^2)/dt = 2 f sigma^2 + g^2, by automatic differentiation."""
-    schedule = LinearVP()
-    t = torch.linspace(0.01, 1, 50, dtype=torch.float64, requires_grad=True)
+    t = (schedule.t_max * torch.linspace(0.01, 1, 50, dtype=torch.float64)).requires_grad_()
     (alpha_rate,) = torch.autograd.grad(schedule.alpha(t).sum(), t)
     (variance_rate,) = torch.autograd.grad(schedule.sigma(t).square().sum(), t)
     torch.testing.assert_close(alpha_rate, schedule.drift(t) * schedule.alpha(t), rtol=1e-10, atol=0)
     expected = 2 * schedule.drift(t) * schedule.sigma(t) ** 2 + schedule.diffusion(t) ** 2
     torch.testing.assert_close(variance_rate, expected, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("schedule", ALL, ids=str)
+def test_time_of_a_noise_level(schedule):
+    for share in (0.01, 0.1, 0.7, 1.0):
+        t = share * schedule.t_max
+        assert schedule.time_of(schedule.sigma(t) / schedule.alpha(t)) == pytest.approx(t, rel=1e-9)
+
+
+def test_published_formulas_of_the_other_processes():
+    """score_sde's subVPSDE and VESDE written out, and EDM's identity."""
+    t = torch.linspace(1e-3, 1, 101, dtype=torch.float64)
+    log_mean = -0.25 * t**2 * 19.9 - 0.5 * t * 0.1
+    torch.testing.assert_close(SubVP().sigma(t), 1 - (2 * log_mean).exp(), rtol=1e-9, atol=0)
+    discount = 1 - torch.exp(-2 * 0.1 * t - 19.9 * t**2)
+    torch.testing.assert_close(SubVP().diffusion(t), ((0.1 + t * 19.9) * discount).sqrt(), rtol=1e-9, atol=0)
+    sigma = 0.01 * (50 / 0.01) ** t
+    torch.testing.assert_close(VE().sigma(t), sigma, rtol=1e-12, atol=0)
+    torch.testing.assert_close(VE().diffusion(t), sigma * math.sqrt(2 * (math.log(50) - math.log(0.01))), rtol=1e-12, atol=0)
+    torch.testing.assert_close(EDM().sigma(80 * t), 80 * t)
+
+
+@pytest.mark.parametrize("schedule", [SubVP(), VE(), EDM()], ids=str)
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_purification_by_every_process(schedule, eta):
+    """Gaussian data: the Jacobian approaches alpha s sqrt(v_end / v) for the flow and alpha s^2 alpha_end / v for the reverse SDE, at first order."""
+    std, t_star = 0.5, schedule.time_of(0.4)
+    t_end = 1e-4 * t_star if not isinstance(schedule, VE) else 1e-5
+
+    def v(t):
+        return schedule.alpha(t) ** 2 * std**2 + schedule.sigma(t) ** 2
+
+    ratio = schedule.alpha(t_star) / schedule.alpha(t_end)
+    closed = {0.0: schedule.alpha(t_star) * math.sqrt(v(t_end) / v(t_star)), 1.0: schedule.alpha(t_star) * ratio * v(t_end) / v(t_star)}[eta]
+    score = ScoreModel(GaussianNoise(schedule, 0.2, std), schedule)
+    errors = []
+    for steps in (100, 200, 400):
+        x = torch.rand(1, 1, 4, 4, dtype=torch.float64, requires_grad=True)
+        y = DiffPure(score, t_star, steps, eta=eta, t_end=t_end)(x, noise_keys(0, torch.arange(1), 0))
+        errors.append(torch.autograd.grad(y.sum(), x)[0].mean().item() / closed - 1)
+    assert abs(errors[-1]) < 0.02
+    for coarse, fine in zip(errors, errors[1:], strict=False):
+        assert math.log2(coarse / fine) == pytest.approx(1, abs=0.1)
 
 
 def test_discrete_betas_converge_to_the_continuous_marginal():
@@ -41,17 +88,27 @@ def test_discrete_betas_converge_to_the_continuous_marginal():
     assert errors[0] / errors[1] == pytest.approx(2, rel=0.1)
 
 
-def test_floats_and_tensors_agree():
-    schedule = LinearVP()
+@pytest.mark.parametrize("schedule", ALL, ids=str)
+def test_floats_and_tensors_agree(schedule):
     for name in ("alpha", "sigma", "drift", "diffusion"):
         method = getattr(schedule, name)
         assert isinstance(method(0.3), float)
         assert math.isclose(method(0.3), method(torch.tensor(0.3, dtype=torch.float64)).item(), rel_tol=1e-12)
 
 
-def test_description_round_trip_and_errors():
-    assert from_description(describe(LinearVP(0.2, 15.0))) == LinearVP(0.2, 15.0)
-    with pytest.raises(ValueError, match="unknown schedule 'Cosine'; known: LinearVP"):
+@pytest.mark.parametrize("schedule", ALL, ids=str)
+def test_description_round_trip(schedule):
+    assert from_description(describe(schedule)) == schedule
+
+
+def test_bad_settings():
+    with pytest.raises(ValueError, match="unknown schedule 'Cosine'; known: EDM, LinearVP, SubVP, VE"):
         from_description({"name": "Cosine"})
-    with pytest.raises(ValueError, match="beta_min=3.0, beta_max=2.0"):
-        LinearVP(3.0, 2.0)
+    for make, message in (
+        (lambda: LinearVP(3.0, 2.0), "LinearVP needs 0 < beta_min <= beta_max, got beta_min=3.0, beta_max=2.0"),
+        (lambda: SubVP(0.0, 2.0), "SubVP needs 0 < beta_min"),
+        (lambda: VE(2.0, 1.0), "VE needs 0 < sigma_min < sigma_max, got sigma_min=2.0, sigma_max=1.0"),
+        (lambda: EDM(0.0), "EDM needs sigma_max > 0, got 0.0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
