@@ -11,6 +11,7 @@ from purify import networks, schedules
 from purify.score import ScoreModel
 from purify.zoo import checkpoint
 from purify.zoo.checkpoint import CheckpointError
+from purify.zoo.official import load_official
 
 __all__ = ["CheckpointError", "find_score_model", "load_score_model", "packaged_score_models", "save_score_model"]
 
@@ -29,15 +30,25 @@ def find_score_model(name_or_path: str | os.PathLike[str]) -> Path:
     return checkpoint.find(name_or_path, packaged_score_models(), "score model")
 
 
-def load_score_model(name_or_path: str | os.PathLike[str]) -> ScoreModel:
+def load_score_model(
+    name_or_path: str | os.PathLike[str], architecture: str | None = None, config: dict[str, Any] | str | os.PathLike[str] | None = None
+) -> ScoreModel:
     """A frozen `ScoreModel` in evaluation mode, float32, on the CPU.
 
     Args:
-        name_or_path: a packaged name ("fashion-mnist"), or the path of a file written by `save_score_model`.
+        name_or_path: a packaged name ("fashion-mnist"), or the path of a file written by `save_score_model`, or with `architecture` and `config`
+            that of an official checkpoint, see `purify.zoo.official.load_official`.
+        architecture: of an official checkpoint: a name in `purify.networks.ARCHITECTURES`, for instance "score_sde/ncsnpp".
+        config: of an official checkpoint: the official configuration, as a dictionary or a JSON file.
 
     Raises:
         CheckpointError: unknown name, or a file that cannot be used.
+        ValueError: an architecture or a configuration that cannot be used.
     """
+    if (architecture is None) != (config is None):
+        raise ValueError(f"architecture and config go together, got architecture={architecture!r} and config={config!r}")
+    if architecture is not None and config is not None:
+        return load_official(name_or_path, architecture, config)
     path = find_score_model(name_or_path)
     description, tensors = checkpoint.read(path, KIND)
     try:

@@ -34,7 +34,7 @@ def save(path: str | os.PathLike[str], module: nn.Module, description: dict[str,
     """
     state = {name: t.detach().to("cpu", dtype if t.is_floating_point() else t.dtype).contiguous() for name, t in module.state_dict().items()}
     path = Path(path)
-    _check_finite(state, path)
+    check_finite(state, path)
     temporary = path.with_name(path.name + ".partial")
     try:
         save_file(state, temporary, metadata={METADATA_KEY: json.dumps(description)})
@@ -70,7 +70,7 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
         raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
-    _check_finite(tensors, path)
+    check_finite(tensors, path)
     return description, {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
 
 
@@ -92,7 +92,8 @@ def load_weights(module: nn.Module, tensors: dict[str, Tensor], path: str | os.P
         raise CheckpointError(f"{path}: the weights do not fit the architecture that the file names: {error}") from error
 
 
-def _check_finite(tensors: dict[str, Tensor], path: Path) -> None:
+def check_finite(tensors: dict[str, Tensor], path: Path) -> None:
+    """Raises CheckpointError that names the first tensor with NaN or infinity."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise CheckpointError(f"{path}: tensor {name!r} holds NaN or infinity as {tensor.dtype}")
