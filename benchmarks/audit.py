@@ -162,8 +162,10 @@ class Audit:
         return rows
 
     def _modes(self) -> list[str]:
-        """All modes but `backprop`; the published adjoint is of the reverse SDE, eta = 1."""
-        return [mode for mode in MODES if mode != "backprop"] + [PUBLISHED] * (self.settings.purifier.eta == 1)
+        """All modes but `backprop`; the published adjoint is of the reverse SDE, eta = 1, and shortens a last step that is longer than t_end."""
+        config = self.settings.purifier
+        shortest = min(1e-3, config.t_star / max(config.steps, *_MEMORY_STEPS))
+        return [mode for mode in MODES if mode != "backprop"] + [PUBLISHED] * (config.eta == 1 and config.t_end < shortest)
 
     def finite_differences(self) -> dict[str, Any]:
         """Directional derivatives of the purifier in float64 against its `exact` gradient and the reference's."""

@@ -23,7 +23,7 @@ def time_grid(t_star: float, t_end: float, steps: int, grid: Grid = "uniform") -
     last one shortened by t_end, added up in float32 in the reverse time s = 1 - t.
 
     Raises:
-        ValueError: more steps than float32 can tell apart on the "diffpure" grid.
+        ValueError: on the "diffpure" grid, a step that is not longer than t_end, or more steps than float32 can tell apart.
     """
     if grid == "diffpure":
         return _diffpure_grid(t_star, t_end, steps)
@@ -40,7 +40,7 @@ def _diffpure_grid(t_star: float, t_end: float, steps: int) -> tuple[float, ...]
         times.append(one - s)
     times = [*map(float, times), float(one - end)]
     if any(later >= earlier for earlier, later in itertools.pairwise(times)):
-        raise ValueError(f'grid="diffpure" cannot take steps={steps} from t_star={t_star} to t_end={t_end}: float32 rounding would make them overlap')
+        raise ValueError(f'grid="diffpure" cannot take steps={steps} from t_star={t_star} to t_end={t_end}: in float32 the last ones would overlap')
     return tuple(times)
 
 
