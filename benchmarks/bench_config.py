@@ -135,7 +135,7 @@ class AuditConfig(Section):
     images: int = Field(8, gt=0)
     t_star: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.05, 0.1, 0.2)
     steps: tuple[Annotated[int, Field(gt=0)], ...] = (10, 50)
-    memory_images: int = Field(32, ge=0)
+    memory_images: int = Field(8, ge=0)
     convention_images: int = Field(128, ge=0)
 
 
