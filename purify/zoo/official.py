@@ -94,6 +94,8 @@ def _load_average(network: nn.Module, average: dict[str, Any], path: Path) -> No
 
 def _score_model(architecture: str, network: nn.Module, config: dict[str, Any]) -> ScoreModel:
     family = architecture.split("/")[0]
+    if config.get("num_classes") is not None or config.get("label_dim"):
+        raise ValueError("num_classes, label_dim: class-conditional networks need labels, which a purifier does not have")
     if family == "score_sde":
         return _score_sde(network, config)
     if family == "edm":
@@ -106,8 +108,6 @@ def _score_model(architecture: str, network: nn.Module, config: dict[str, Any]) 
         shape = (config["model"]["in_channels"], config["data"]["image_size"], config["data"]["image_size"])
     else:
         raise ValueError(f"architecture {architecture!r} has no official checkpoints; use load_score_model")
-    if config.get("num_classes") is not None:
-        raise ValueError("num_classes: class-conditional networks need labels, which a purifier does not have")
     return ScoreModel(network, LinearVP(), "noise", shape, time_scale=1000.0, time_offset=-1.0)
 
 

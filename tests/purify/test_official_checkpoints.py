@@ -72,6 +72,8 @@ def test_the_process_is_that_of_the_configuration(tmp_path):
         load(tmp_path / "vp.pt", "score_sde.ddpmpp_small", training={"sde": "vesde", "continuous": True})
     with pytest.raises(ValueError, match="class-conditional networks need labels"):
         load(tmp_path / "vp.pt", "guided_diffusion.small", num_classes=10)
+    with pytest.raises(ValueError, match="class-conditional networks need labels"):
+        load(tmp_path / "edm.pt", "edm.ddpmpp_small", label_dim=10)
     with pytest.raises(ValueError, match="the configuration has no 'training'"):
         load_score_model(tmp_path / "vp.pt", entry["architecture"], {key: entry["config"][key] for key in ("data", "model")})
 
