@@ -80,7 +80,7 @@ class AutoAttack:
         from pyautoattack import AutoAttack as Official  # not needed by the other attacks
 
         check_inputs(x, y, keys)
-        keys = default_keys(len(x), x.device) if keys is None else keys
+        keys = default_keys(len(x), x.device) if keys is None else keys.to(x.device)
         seed = int(mix(keys.sum())) % _SEED_LIMIT
         with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):  # the official code seeds torch globally
             torch.manual_seed(seed)  # for what it draws before it does
