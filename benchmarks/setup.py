@@ -4,14 +4,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from benchmarks import classifiers, datasets
 from benchmarks.bench_config import BenchConfig
 from benchmarks.config import ConfigError
-from benchmarks.runs import fingerprint
-from purify import DefendedClassifier, DiffPure, ScoreModel, load_score_model
+from benchmarks.runs import fingerprint_weights
+from purify import DefendedClassifier, DiffPure, Resized, ScoreModel
 from purify.gradients import GradientMode
-from purify.zoo import find_score_model
+from purify.zoo import warn_if_implausible
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Setup:
         x: (n, c, h, w) float32 in [0, 1]; `y` (n,) int64; `image_ids` (n,) positions in the data set, on the CPU; `classes` their names.
         classifier: images in [0, 1] -> logits.
         score: the score model.
-        weights: SHA-256 of the weight files.
+        weights: SHA-256 of the models' weights.
     """
 
     settings: BenchConfig
@@ -39,10 +40,13 @@ class Setup:
 
     def defended(self, gradient: GradientMode | None = None) -> DefendedClassifier:
         """The configured defence, its purifier in another gradient mode where one is given."""
-        arguments = self.settings.purifier.model_dump(exclude={"scheme"})
+        arguments = self.settings.purifier.model_dump(exclude={"scheme", "size"})
         if gradient is not None:
             arguments["gradient"] = gradient
-        return DefendedClassifier(DiffPure(self.score, **arguments, seed=self.settings.seed), self.classifier)
+        purifier: nn.Module = DiffPure(self.score, **arguments, seed=self.settings.seed)
+        if self.settings.purifier.size is not None:
+            purifier = Resized(purifier, self.settings.purifier.size)
+        return DefendedClassifier(purifier, self.classifier)
 
 
 def load(settings: BenchConfig, device: torch.device, images: int, asked_by: str = "data.images") -> Setup:
@@ -55,22 +59,27 @@ def load(settings: BenchConfig, device: torch.device, images: int, asked_by: str
     first = settings.data.first
     if first + images > len(data):
         raise ConfigError(f"{asked_by}={images} from data.first={first}: {settings.data.name!r} has {len(data)} images")
-    score = load_score_model(settings.score).to(device)
+    order = torch.arange(len(data)) if settings.data.subset_seed is None else datasets.subset(len(data), settings.data.subset_seed)
+    positions = order[first : first + images]
+    x = datasets.as_floats(data.images[positions])
+    classifier, score = settings.classifier.load(), settings.score.load()
     channels = data.images.shape[1]
     if score.image_shape is not None and score.image_shape[0] != channels:
-        raise ConfigError(f"score={settings.score!r} takes images of {score.image_shape[0]} channels, data.name={settings.data.name!r} has {channels}")
+        raise ConfigError(f"score={settings.score.name!r} takes images of {score.image_shape[0]} channels, data.name={settings.data.name!r} has {channels}")
     setup = Setup(
         settings,
         device,
-        datasets.as_floats(data.images[first : first + images]).to(device),
-        data.labels[first : first + images].to(device),
-        torch.arange(first, first + images),
+        x.to(device),
+        data.labels[positions].to(device),
+        positions,
         data.classes,
-        classifiers.load_classifier(settings.classifier).to(device),
-        score,
-        {"classifier": fingerprint(classifiers.find_classifier(settings.classifier)), "score": fingerprint(find_score_model(settings.score))},
+        classifier.to(device),
+        score.to(device),
+        {"classifier": fingerprint_weights(classifier), "score": fingerprint_weights(score)},
     )
     _check_fit(setup)
+    few = setup.x[:3] if settings.purifier.size is None else F.interpolate(setup.x[:3], settings.purifier.size, mode="bilinear")
+    warn_if_implausible(score, f"score={settings.score.name!r}", few)
     return setup
 
 
@@ -79,7 +88,7 @@ def _check_fit(setup: Setup) -> None:
     """One image through both models: sizes and classes that do not fit should not wait for their turn."""
     for name, model in (("classifier", setup.classifier), ("the defended classifier", setup.defended())):
         try:
-            classes = model(setup.x[:1]).shape[1]
+            classes = classifiers.check_logits(model, setup.x[:1]).shape[1]
         except (RuntimeError, ValueError) as error:
             raise ConfigError(f"{name} does not take images of shape {tuple(setup.x.shape[1:])}: {error}") from error
         if classes <= int(setup.y.max()):

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor, nn
 
 from purify.noise import Purpose, derive_keys
-from purify.purifiers.base import Purifier
 
 TIE = -1
 """The label that `predict` gives where no class has the most votes: it equals no true label."""
@@ -14,12 +13,12 @@ class DefendedClassifier(nn.Module):
     """Purifies, then classifies: images in [0, 1] -> logits. A random function of the image.
 
     Args:
-        purifier: images in [0, 1] -> images in about [0, 1].
+        purifier: called as `purifier(x, keys)`, images in [0, 1] -> images in about [0, 1]: a `Purifier`, or one `Resized`.
         classifier: any module that maps images in [0, 1] to logits; its normalisation and resizing are its own. It is never altered: put it
             into evaluation mode yourself.
     """
 
-    def __init__(self, purifier: Purifier, classifier: nn.Module):
+    def __init__(self, purifier: nn.Module, classifier: nn.Module):
         super().__init__()
         self.purifier = purifier
         self.classifier = classifier

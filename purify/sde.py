@@ -69,7 +69,7 @@ class ReverseSDE:
     has the same marginals. t is piecewise linear in the clock u with the grid's times at the integers.
 
     Args:
-        score: the score model, on the scale of [-1, 1].
+        score: the score model.
         times: the grid, strictly decreasing.
         eta: share of the noise, >= 0.
     """
@@ -108,7 +108,7 @@ class LangevinSDE:
     DiffPure's LD-SDE (Nie et al. 2022, arXiv 2205.07460, appendix). Every unit of the clock is `ds`.
 
     Args:
-        score: the score model, on the scale of [-1, 1].
+        score: the score model.
         steps: length of the clock.
         ds: pseudo-time of a step.
         t: where the score is taken.

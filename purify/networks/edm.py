@@ -3,6 +3,7 @@ the preconditioning that makes denoisers D(x; sigma) of them (table 1 there).
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -126,7 +127,69 @@ class UNetBlock(nn.Module):
         return x
 
 
-class SongUNet(nn.Module):
+class _Levels(nn.Module):
+    """The blocks of a U-Net, down in `enc` and up in `dec`, under their official names; subclasses may add layers of their own to a level.
+
+    Args:
+        resolution: edge of the training images.
+        in_channels: of the images.
+        first: channels after the first convolution.
+        widths: channels of each level.
+        num_blocks: blocks of a level on the way down; one more on the way up.
+        attention: edges of the levels with attention.
+        attend_once: on the way up, attention in the last block of a level only.
+        block: makes a block from channels in, channels out and whether it has attention; `up` and `down` resample.
+    """
+
+    def __init__(
+        self,
+        resolution: int,
+        in_channels: int,
+        first: int,
+        widths: list[int],
+        num_blocks: int,
+        attention: tuple[int, ...],
+        attend_once: bool,
+        block: Callable[..., "UNetBlock"],
+    ):
+        super().__init__()
+        sizes, last = [resolution >> level for level in range(len(widths))], len(widths) - 1
+        self.size_multiple = 2**last
+        self.enc = nn.ModuleDict()
+        channels, skips = first, [first]
+        for level, (size, width) in enumerate(zip(sizes, widths, strict=True)):
+            if level == 0:
+                self.enc[f"{size}x{size}_conv"] = Conv2d(in_channels, channels, 3)
+            else:
+                self.enc[f"{size}x{size}_down"] = block(channels, channels, down=True)
+                skips.append(channels)
+                self._add_down(f"{size}x{size}", channels)
+            for i in range(num_blocks):
+                self.enc[f"{size}x{size}_block{i}"] = block(channels, width, size in attention)
+                channels = width
+                skips.append(channels)
+
+        self.dec = nn.ModuleDict()
+        for level, (size, width) in reversed(list(enumerate(zip(sizes, widths, strict=True)))):
+            if level == last:
+                self.dec[f"{size}x{size}_in0"] = block(channels, channels, True)
+                self.dec[f"{size}x{size}_in1"] = block(channels, channels)
+            else:
+                self.dec[f"{size}x{size}_up"] = block(channels, channels, up=True)
+            for i in range(num_blocks + 1):
+                here = size in attention and (i == num_blocks or not attend_once)
+                self.dec[f"{size}x{size}_block{i}"] = block(channels + skips.pop(), width, here)
+                channels = width
+            self._add_up(f"{size}x{size}", channels, level == 0, level == last)
+
+    def _add_down(self, size: str, channels: int) -> None:
+        """Layers after the downsampling to a level."""
+
+    def _add_up(self, size: str, channels: int, finest: bool, coarsest: bool) -> None:
+        """Layers after the last block of a level on the way up."""
+
+
+class SongUNet(_Levels):
     """DDPM++ and NCSN++ as EDM wrote them; the arguments are the official ones."""
 
     def __init__(
@@ -149,7 +212,6 @@ class SongUNet(nn.Module):
         decoder_type: str = "standard",
         resample_filter: tuple[float, ...] = (1, 1),
     ):
-        super().__init__()
         del label_dropout  # of training only
         for name, value, known in (
             ("embedding_type", embedding_type, ("positional", "fourier")),
@@ -158,58 +220,37 @@ class SongUNet(nn.Module):
         ):
             if value not in known:
                 raise ValueError(f"{name}={value!r} is not one of {', '.join(known)}")
-        embedding, noise, taps, last = model_channels * channel_mult_emb, model_channels * channel_mult_noise, tuple(resample_filter), len(channel_mult) - 1
-        self.size_multiple = 2**last
+        embedding, noise = model_channels * channel_mult_emb, model_channels * channel_mult_noise
+        self._encoder, self._decoder, self._taps, self._aux, self._out = encoder_type, decoder_type, tuple(resample_filter), in_channels, out_channels
 
         def block(inputs: int, outputs: int, attention: bool = False, **options: bool) -> UNetBlock:
-            settings = dict(dropout=dropout, skip_scale=math.sqrt(0.5), eps=1e-6, taps=taps, project_resampled=True, adaptive_scale=False)
+            settings = dict(dropout=dropout, skip_scale=math.sqrt(0.5), eps=1e-6, taps=self._taps, project_resampled=True, adaptive_scale=False)
             return UNetBlock(inputs, outputs, embedding, heads=int(attention), **settings, **options)
 
+        widths = [model_channels * multiplier for multiplier in channel_mult]
+        super().__init__(img_resolution, in_channels, model_channels, widths, num_blocks, tuple(attn_resolutions), True, block)
         self.map_noise = PositionalEmbedding(noise, endpoint=True) if embedding_type == "positional" else FourierEmbedding(noise)
         self.map_label = nn.Linear(label_dim, noise) if label_dim else None
         self.map_augment = nn.Linear(augment_dim, noise, bias=False) if augment_dim else None
         self.map_layer0 = nn.Linear(noise, embedding)
         self.map_layer1 = nn.Linear(embedding, embedding)
 
-        self.enc = nn.ModuleDict()
-        channels, aux = model_channels, in_channels
-        skips = [channels]
-        for level, multiplier in enumerate(channel_mult):
-            size = f"{img_resolution >> level}x{img_resolution >> level}"
-            if level == 0:
-                self.enc[f"{size}_conv"] = Conv2d(in_channels, channels, 3)
-            else:
-                self.enc[f"{size}_down"] = block(channels, channels, down=True)
-                skips.append(channels)
-                if encoder_type == "skip":
-                    self.enc[f"{size}_aux_down"] = Conv2d(aux, aux, 0, down=True, taps=taps)
-                    self.enc[f"{size}_aux_skip"] = Conv2d(aux, channels, 1)
-                elif encoder_type == "residual":
-                    self.enc[f"{size}_aux_residual"] = Conv2d(aux, channels, 3, down=True, taps=taps, fused=True)
-                    aux = channels
-            for i in range(num_blocks):
-                width = model_channels * multiplier
-                self.enc[f"{size}_block{i}"] = block(channels, width, img_resolution >> level in attn_resolutions)
-                channels = width
-                skips.append(channels)
+    def _add_down(self, size: str, channels: int) -> None:
+        """The image's own path down: its pixels ("skip"), or channels of it ("residual")."""
+        if self._encoder == "skip":
+            self.enc[f"{size}_aux_down"] = Conv2d(self._aux, self._aux, 0, down=True, taps=self._taps)
+            self.enc[f"{size}_aux_skip"] = Conv2d(self._aux, channels, 1)
+        elif self._encoder == "residual":
+            self.enc[f"{size}_aux_residual"] = Conv2d(self._aux, channels, 3, down=True, taps=self._taps, fused=True)
+            self._aux = channels
 
-        self.dec = nn.ModuleDict()
-        for level, multiplier in reversed(list(enumerate(channel_mult))):
-            size = f"{img_resolution >> level}x{img_resolution >> level}"
-            if level == last:
-                self.dec[f"{size}_in0"] = block(channels, channels, True)
-                self.dec[f"{size}_in1"] = block(channels, channels)
-            else:
-                self.dec[f"{size}_up"] = block(channels, channels, up=True)
-            for i in range(num_blocks + 1):
-                width = model_channels * multiplier
-                self.dec[f"{size}_block{i}"] = block(channels + skips.pop(), width, i == num_blocks and img_resolution >> level in attn_resolutions)
-                channels = width
-            if decoder_type == "skip" or level == 0:
-                if decoder_type == "skip" and level < last:
-                    self.dec[f"{size}_aux_up"] = Conv2d(out_channels, out_channels, 0, up=True, taps=taps)
-                self.dec[f"{size}_aux_norm"] = _group_norm(channels, 1e-6)
-                self.dec[f"{size}_aux_conv"] = Conv2d(channels, out_channels, 3)
+    def _add_up(self, size: str, channels: int, finest: bool, coarsest: bool) -> None:
+        """The output at the finest level, or with decoder_type="skip" a part of it at every level."""
+        if self._decoder == "skip" and not coarsest:
+            self.dec[f"{size}_aux_up"] = Conv2d(self._out, self._out, 0, up=True, taps=self._taps)
+        if self._decoder == "skip" or finest:
+            self.dec[f"{size}_aux_norm"] = _group_norm(channels, 1e-6)
+            self.dec[f"{size}_aux_conv"] = Conv2d(channels, self._out, 3)
 
     def forward(self, x: Tensor, noise_labels: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """Args: `x` (b, c, h, w); `noise_labels` (b,); `class_labels` (b, label_dim), one-hot, for class-conditional networks."""
@@ -247,7 +288,7 @@ class SongUNet(nn.Module):
         return out
 
 
-class DhariwalUNet(nn.Module):
+class DhariwalUNet(_Levels):
     """ADM as EDM wrote it; the arguments are the official ones."""
 
     def __init__(
@@ -265,48 +306,20 @@ class DhariwalUNet(nn.Module):
         dropout: float = 0.10,
         label_dropout: float = 0.0,
     ):
-        super().__init__()
         del label_dropout  # of training only
-        embedding, last = model_channels * channel_mult_emb, len(channel_mult) - 1
-        self.size_multiple = 2**last
+        embedding, widths = model_channels * channel_mult_emb, [model_channels * multiplier for multiplier in channel_mult]
 
         def block(inputs: int, outputs: int, attention: bool = False, **options: bool) -> UNetBlock:
             return UNetBlock(inputs, outputs, embedding, heads=outputs // 64 if attention else 0, dropout=dropout, **options)
 
+        super().__init__(img_resolution, in_channels, widths[0], widths, num_blocks, tuple(attn_resolutions), False, block)
         self.map_noise = PositionalEmbedding(model_channels)
         self.map_augment = nn.Linear(augment_dim, model_channels, bias=False) if augment_dim else None
         self.map_layer0 = nn.Linear(model_channels, embedding)
         self.map_layer1 = nn.Linear(embedding, embedding)
         self.map_label = nn.Linear(label_dim, embedding, bias=False) if label_dim else None
-
-        widths = [model_channels * multiplier for multiplier in channel_mult]
-        self.enc = nn.ModuleDict()
-        channels, skips = widths[0], [widths[0]]
-        for level, width in enumerate(widths):
-            size = f"{img_resolution >> level}x{img_resolution >> level}"
-            if level == 0:
-                self.enc[f"{size}_conv"] = Conv2d(in_channels, channels, 3)
-            else:
-                self.enc[f"{size}_down"] = block(channels, channels, down=True)
-                skips.append(channels)
-            for i in range(num_blocks):
-                self.enc[f"{size}_block{i}"] = block(channels, width, img_resolution >> level in attn_resolutions)
-                channels = width
-                skips.append(channels)
-
-        self.dec = nn.ModuleDict()
-        for level, width in reversed(list(enumerate(widths))):
-            size = f"{img_resolution >> level}x{img_resolution >> level}"
-            if level == last:
-                self.dec[f"{size}_in0"] = block(channels, channels, True)
-                self.dec[f"{size}_in1"] = block(channels, channels)
-            else:
-                self.dec[f"{size}_up"] = block(channels, channels, up=True)
-            for i in range(num_blocks + 1):
-                self.dec[f"{size}_block{i}"] = block(channels + skips.pop(), width, img_resolution >> level in attn_resolutions)
-                channels = width
-        self.out_norm = _group_norm(channels)
-        self.out_conv = Conv2d(channels, out_channels, 3)
+        self.out_norm = _group_norm(widths[0])
+        self.out_conv = Conv2d(widths[0], out_channels, 3)
 
     def forward(self, x: Tensor, noise_labels: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """Arguments as for `SongUNet`."""
@@ -342,11 +355,13 @@ class _Precond(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """The denoised image E[x_0 | x] for x = x_0 + sigma noise, (b, c, h, w); `class_labels` (b, label_dim), zeros where None."""
+        """The denoised image E[x_0 | x] for x = x_0 + sigma noise, (b, c, h, w); `class_labels` (b,) int64 or one-hot (b, label_dim), zeros where None."""
         sigma = sigma.to(x.dtype).reshape(-1, 1, 1, 1)
         c_skip, c_out, c_in, c_noise = self.coefficients(sigma)
         if self.label_dim and class_labels is None:
             class_labels = x.new_zeros(len(x), self.label_dim)
+        elif class_labels is not None and class_labels.ndim == 1:
+            class_labels = F.one_hot(class_labels, self.label_dim).to(x.dtype)
         return c_skip * x + c_out * self.model(c_in * x, c_noise.flatten().expand(len(x)), class_labels)
 
 

@@ -17,10 +17,14 @@ class Purifier(nn.Module):
     Args:
         score: the score model; frozen or not, it is never altered.
         seed: of the counter that makes fresh keys for calls without keys.
+
+    Raises:
+        ValueError: a class-conditional score model without a class.
     """
 
     def __init__(self, score: ScoreModel, seed: int = 0):
         super().__init__()
+        score.check_class()
         self.score = score
         self.seed = seed
         self._calls = 0
@@ -41,10 +45,10 @@ class Purifier(nn.Module):
         """
         self._check(x, keys)
         keys = self._fresh_keys(x) if keys is None else keys.to(x.device)
-        return (self.purify(2 * x - 1, keys) + 1) / 2
+        return self.score.to_unit(self.purify(self.score.from_unit(x), keys))
 
     def purify(self, x: Tensor, keys: Tensor) -> Tensor:
-        """`forward` on the diffusion's scale: `x` (b, c, h, w) in [-1, 1], `keys` (b,) int64 on the same device."""
+        """`forward` on the diffusion's scale: `x` (b, c, h, w) in `score.value_range`, `keys` (b,) int64 on the same device."""
         raise NotImplementedError
 
     def _fresh_keys(self, x: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ class DiffPure(Purifier):
 
     Args:
         score: the score model.
-        t_star: time of the score model's own schedule to diffuse to, in (0, score.t_max].
+        t_star: time to diffuse to, in (0, score.t_max].
         steps: network evaluations on the way back.
         gradient: "exact", "backprop", "adjoint" or "bpda"; see `purify.gradients`.
         solver: "torchsde".
@@ -28,6 +28,8 @@ class DiffPure(Purifier):
         eta: share of the noise on the way back: 1 the reverse SDE, 0 the probability-flow ODE.
         t_end: where to stop, in (0, t_star); the score is singular at 0.
         grid: "uniform" steps, "quadratic", better for few steps, or "diffpure", see `purify.sde.time_grid`.
+        time: whose times t_star and t_end are: "own", those of the score model's schedule (for EDM's that is the noise level), or "vp", those of DiffPure's VP
+            process at the same ratio of noise to signal, which mean the same for every network.
         noising: "continuous", the marginal of the process that is then reversed, or "discrete", that of DDPM's chain of 1,000 steps, as DiffPure's code
             has it: a small mismatch at t_star.
         seed: of the fresh randomness of calls without keys.
@@ -48,16 +50,23 @@ class DiffPure(Purifier):
         eta: float = 1.0,
         t_end: float = 1e-5,
         grid: Grid = "uniform",
+        time: Literal["own", "vp"] = "own",
         noising: Literal["continuous", "discrete"] = "continuous",
         seed: int = 0,
     ):
         super().__init__(score, seed)
-        if not 0 < t_star <= score.schedule.t_max:
-            raise ValueError(f"t_star must lie in (0, {score.schedule.t_max:g}], got {t_star}")
-        if t_star > score.t_max:
-            raise ValueError(f"t_star={t_star} is beyond t_max={score.t_max}, the largest time that the score network was trained on")
+        choose("time", time, ("own", "vp"))
+        t_largest = score.schedule.t_max if time == "own" else 1.0
+        if not 0 < t_star <= t_largest:
+            raise ValueError(f"t_star must lie in (0, {t_largest:g}], got {t_star}")
         if not 0 < t_end < t_star:
             raise ValueError(f"t_end must lie in (0, t_star={t_star}), got {t_end}")
+        start, end = (t_star, t_end) if time == "own" else (score.time_of_vp(t_star), score.time_of_vp(t_end))
+        if start > score.t_max:
+            own = "" if time == "own" else f", {start:g} in the score model's own time,"
+            raise ValueError(f"t_star={t_star}{own} is beyond t_max={score.t_max}, the largest time that the score network was trained on")
+        if not end < start:
+            raise ValueError(f"t_star={t_star} has no more noise than this score model's process begins with")
         if not isinstance(steps, int) or steps < 1:
             raise ValueError(f"steps must be a positive integer, got {steps!r}")
         if not eta >= 0:
@@ -79,7 +88,9 @@ class DiffPure(Purifier):
         self.eta = eta
         self.t_end = t_end
         self.grid = grid
+        self.time = time
         self.noising = noising
+        self._start, self._end = start, end
         self.marginal(), self._times()  # raise where `noising` or `grid` does not fit
 
     def purify(self, x: Tensor, keys: Tensor) -> Tensor:
@@ -90,19 +101,19 @@ class DiffPure(Purifier):
         return gradients.solve(solver, lambda image: alpha * image + sigma * noise, x, keys, self.gradient)
 
     def _times(self) -> tuple[float, ...]:
-        return time_grid(self.t_star, self.t_end, self.steps // METHODS[self.method], self.grid)
+        return time_grid(self._start, self._end, self.steps // METHODS[self.method], self.grid)
 
     def marginal(self) -> tuple[float, float]:
         """Factors of the image and of the noise at t_star."""
         schedule = self.score.schedule
         if self.noising == "continuous":
-            return schedule.alpha(self.t_star), schedule.sigma(self.t_star)
+            return schedule.alpha(self._start), schedule.sigma(self._start)
         if not isinstance(schedule, LinearVP):
             raise ValueError(f'noising="discrete" is DDPM\'s chain, for a LinearVP schedule; this score model has {schedule}')
-        return schedule.chain_marginal(self.t_star)
+        return schedule.chain_marginal(self._start)
 
     def extra_repr(self) -> str:
         return (
             f"t_star={self.t_star}, steps={self.steps}, gradient={self.gradient!r}, solver={self.solver_name!r}, "
-            f"method={self.method!r}, eta={self.eta}, t_end={self.t_end}, grid={self.grid!r}, noising={self.noising!r}"
+            f"method={self.method!r}, eta={self.eta}, t_end={self.t_end}, grid={self.grid!r}, time={self.time!r}, noising={self.noising!r}"
         )

@@ -23,7 +23,7 @@ class Langevin(Purifier):
         ds: pseudo-time of a step.
         t: noise level at which the score is taken, in (0, score.t_max].
         lam: speed lambda of the dynamics.
-        sigma2: variance sigma^2 of the pull towards the image, on the scale of [-1, 1].
+        sigma2: variance sigma^2 of the pull towards the image, on the diffusion's scale.
         eta: factor of the noise.
         seed: of the fresh randomness of calls without keys.
 

@@ -14,7 +14,7 @@ from purify.solvers import torchsde as torchsde_solver
 
 CASES = {
     "score_sde": ("score_sde.ddpmpp_small", dict(time_scale=999.0)),
-    "guided_diffusion": ("guided_diffusion.small", dict(time_scale=1000.0, floor_labels=True)),
+    "guided_diffusion": ("guided_diffusion.small", dict(time_scale=1000.0, label_rounding="floor")),
 }
 T_STAR, STEPS = 0.1, 20
 
@@ -92,7 +92,7 @@ def test_floored_labels_repeat_and_skip():
 
     seen = []
     for floor in (True, False):
-        score = ScoreModel(Recorder(), LinearVP(), time_scale=1000.0, floor_labels=floor)
+        score = ScoreModel(Recorder(), LinearVP(), time_scale=1000.0, label_rounding="floor" if floor else None)
         for t in time_grid(0.15, 1e-5, 150, "diffpure")[:-1]:
             score.noise(torch.zeros(1, 1, 4, 4), t)
     floored, plain = seen[:150], seen[150:]

@@ -3,8 +3,9 @@ import pytest
 import torch
 from torch import nn
 
-from purify import ScoreModel
-from purify.schedules import EDM, VE, LinearVP, SubVP
+from purify import DiffPure, ScoreModel, noise_keys
+from purify.networks.gaussian import GaussianNoise
+from purify.schedules import EDM, VE, DiscreteVP, LinearVP, SubVP
 
 
 class Oracle(nn.Module):
@@ -45,7 +46,8 @@ class Recorder(nn.Module):
     [
         (LinearVP(), {"time_scale": 999.0}, 499.5),
         (LinearVP(), {"time_scale": 1000.0, "time_offset": -1.0}, 499.0),
-        (LinearVP(), {"time_scale": 1003.0, "floor_labels": True}, 501.0),
+        (LinearVP(), {"time_scale": 1003.0, "label_rounding": "floor"}, 501.0),
+        (VE(), {"time_scale": -999.0, "time_offset": 999.0, "label_rounding": "nearest"}, 500.0),
         (LinearVP(), {"time_label": "sigma"}, LinearVP().sigma(0.5) / LinearVP().alpha(0.5)),
         (VE(), {"time_label": "sigma"}, VE().sigma(0.5)),
         (EDM(), {"time_label": "sigma"}, 0.5),
@@ -81,10 +83,87 @@ def test_learned_variance_is_left_out():
     assert torch.equal(ScoreModel(Double(), LinearVP())(x, 0.5), x)
 
 
+@pytest.mark.parametrize("schedule", [LinearVP(), VE(), EDM()], ids=str)
+def test_the_range_of_the_training_images_changes_nothing_else(schedule):
+    """A model of Gaussian images on [-1, 1] and the same images' model on [0, 1] purify alike, given half the noise on half the range."""
+    wide = ScoreModel(GaussianNoise(schedule, 0.2, 0.5), schedule)
+    x, keys = torch.rand(2, 1, 4, 4, dtype=torch.float64), noise_keys(0, torch.arange(2), 0)
+    if isinstance(schedule, LinearVP):  # its noise cannot be halved; there the range alone must cancel
+        narrow = ScoreModel(GaussianNoise(schedule, 0.6, 0.25), schedule, value_range=(0.0, 1.0))
+        reference = ScoreModel(GaussianNoise(schedule, 0.6, 0.25), schedule)
+        found, expected = narrow.to_unit(narrow.from_unit(x)), x
+        assert torch.equal(reference.from_unit(x), 2 * x - 1)
+    else:
+        half = VE(schedule.sigma_min / 2, schedule.sigma_max / 2) if isinstance(schedule, VE) else EDM(schedule.sigma_max / 2)
+        narrow = ScoreModel(GaussianNoise(half, 0.6, 0.25), half, value_range=(0.0, 1.0))
+        found, expected = (DiffPure(model, 0.1, 50, time="vp", eta=0.5)(x, keys) for model in (narrow, wide))
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("schedule", [LinearVP(), SubVP(), VE(), EDM(), DiscreteVP.linear()], ids=str)
+def test_times_of_the_vp_process(schedule):
+    """The same ratio of noise to signal, to the rounding of a float; never a time before the process begins."""
+    model, vp = ScoreModel(nn.Identity(), schedule), LinearVP()
+    for t in (0.01, 0.1, 0.5):
+        own = model.time_of_vp(t)
+        assert schedule.sigma(own) / schedule.alpha(own) == pytest.approx(vp.sigma(t) / vp.alpha(t), rel=1e-9)
+    assert model.time_of_vp(1e-9) > 0
+    assert not isinstance(schedule, VE) or model.time_of_vp(1e-9) == 1e-5
+
+
+class OfClass(nn.Module):
+    """Returns x + 10 * class."""
+
+    def forward(self, x, t, labels):
+        assert labels.dtype == torch.int64
+        return x + 10 * labels[:, None, None, None]
+
+
+def test_class_conditional_networks_are_told_their_class():
+    model = ScoreModel(OfClass(), LinearVP(), classes=3)
+    x = torch.zeros(2, 1, 4, 4)
+    for call in (lambda: model(x, 0.5), lambda: DiffPure(model)):
+        with pytest.raises(ValueError, match=r"class-conditional, with 3 classes: choose one by score.with_class\(label\)"):
+            call()
+    chosen = model.with_class(2)
+    assert torch.equal(chosen(x, 0.5), x + 20) and torch.equal(model.with_class(1)(x, 0.5), x + 10)
+    assert model.class_label is None and chosen.network is model.network
+    assert DiffPure(chosen, 0.1, 2)(x).isfinite().all()
+    for label in (3, -1, 1.0):
+        with pytest.raises(ValueError, match="the network has classes 0 to 2"):
+            model.with_class(label)
+    with pytest.raises(ValueError, match="is not class-conditional"):
+        ScoreModel(nn.Identity(), LinearVP()).with_class(0)
+
+
+@pytest.mark.parametrize("module", [nn.Conv2d(3, 3, 3, padding=1)], ids=["conv"])
+def test_any_module_in_one_line(module):
+    """The README's way to bring a network: any module of (x, labels)."""
+
+    class Mine(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = module
+
+        def forward(self, x, labels):
+            return self.layer(x) * labels[:, None, None, None]
+
+    score = ScoreModel(Mine(), LinearVP(), "noise", image_shape=(3, 8, 8), time_scale=1000, time_offset=-1)
+    assert DiffPure(score, 0.1, 3)(torch.rand(2, 3, 8, 8)).shape == (2, 3, 8, 8)
+
+
 def test_unknown_prediction():
     with pytest.raises(ValueError, match="prediction='epsilon' is not one of noise, score, x0, v"):
         ScoreModel(nn.Identity(), LinearVP(), "epsilon")
     with pytest.raises(ValueError, match="time_label='step' is not one of t, sigma"):
         ScoreModel(nn.Identity(), LinearVP(), time_label="step")
-    with pytest.raises(ValueError, match='floor_labels rounds time_label="t" down'):
-        ScoreModel(nn.Identity(), LinearVP(), time_label="sigma", floor_labels=True)
+    with pytest.raises(ValueError, match='label_rounding goes with time_label="t"'):
+        ScoreModel(nn.Identity(), LinearVP(), time_label="sigma", label_rounding="floor")
+    for arguments, message in (
+        ({"time_scale": 0.0}, "time_scale must be a number other than 0"),
+        ({"value_range": (1.0, 0.0)}, r"value_range must be \(lowest, highest\), got \(1.0, 0.0\)"),
+        ({"classes": 0}, "classes must be a positive number"),
+        ({"label_rounding": "up"}, "label_rounding='up' is not one of None, floor, nearest"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ScoreModel(nn.Identity(), LinearVP(), **arguments)
