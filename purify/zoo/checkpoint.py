@@ -6,8 +6,9 @@ come back as float32.
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 METADATA_KEY = "purify"
+Module = TypeVar("Module", bound=nn.Module)
 
 
 UNUSABLE = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
@@ -84,12 +86,35 @@ def find(name_or_path: str | os.PathLike[str], packaged: dict[str, Path], what: 
     return path
 
 
-def load_weights(module: nn.Module, tensors: dict[str, Tensor], path: str | os.PathLike[str]) -> None:
-    """Strictly loads `tensors` into `module`. Raises CheckpointError that lists missing, unexpected and misshapen tensors."""
-    try:
-        module.load_state_dict(tensors, strict=True)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: the weights do not fit the architecture that the file names: {error}") from error
+def build_with(make: Callable[[], Module], tensors: dict[str, Tensor], path: str | os.PathLike[str]) -> Module:
+    """The module that `make` builds, on the CPU, with exactly `tensors` as its state, converted to its types; its random initialisation is skipped.
+
+    Raises:
+        CheckpointError: names missing, unexpected and misshapen tensors.
+    """
+    with torch.device("meta"):
+        module = make()
+    state = module.state_dict()
+    missing, unexpected = [name for name in state if name not in tensors], [name for name in tensors if name not in state]
+    misshapen = [
+        f"{name} {tuple(t.shape)}, expected {tuple(state[name].shape)}" for name, t in tensors.items() if name in state and t.shape != state[name].shape
+    ]
+    problems = [
+        f"{len(names)} {what}: {', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''}"
+        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(f"{path}: the weights do not fit the architecture; {'; '.join(problems)}")
+    if any(name not in state for name, _ in module.named_buffers()):
+        module = make()  # buffers that no file holds are computed by the constructor
+    else:
+        module = module.to_empty(device="cpu")
+    module.load_state_dict(tensors, strict=True)
+    return module
+
+
+_NAMED = 5
 
 
 def check_finite(tensors: dict[str, Tensor], path: Path) -> None:

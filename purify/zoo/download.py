@@ -1,0 +1,339 @@
+"""Downloads that end in the right file or in none: resumed, bounded, checked, and moved into place at the end.
+
+While a download runs, or waits to be resumed, TARGET.partial holds what has come and TARGET.partial.json what the server said of it.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import requests
+from urllib3.exceptions import NewConnectionError
+
+Progress = Callable[[int, int | None], None]
+"""progress(bytes here, bytes expected or None)."""
+
+_CHUNK = 2**16  # what of a piece has come when a connection breaks is lost
+_TIMEOUT = (15.0, 60.0)  # seconds: to connect, and between two pieces
+_PASSING = (408, 425, 429, 500, 502, 503, 504)
+_LONGEST_WAIT = 30.0
+
+
+class DownloadError(ValueError):
+    """A download that did not succeed; the message names the address and says what to do."""
+
+
+class _Dropped(Exception):
+    """Something that may pass."""
+
+
+def address_of(source: str) -> str:
+    """The address of a source: itself, or for gdrive:ID that of the file on Google Drive."""
+    if source.startswith("gdrive:"):
+        return f"https://drive.usercontent.google.com/download?id={source.removeprefix('gdrive:')}&export=download&confirm=t"
+    return source
+
+
+def download(
+    address: str,
+    target: str | os.PathLike[str],
+    *,
+    size: int | None = None,
+    sha256: str | None = None,
+    md5: str | None = None,
+    progress: Progress | None = None,
+    retries: int = 5,
+    limit: int = 20 * 2**30,
+    sleep: Callable[[float], None] = time.sleep,
+) -> str:
+    """Fetches `address` into `target`, going on with what an earlier call left.
+
+    Args:
+        address: http or https.
+        target: the file; must not exist. Its folder is made where missing.
+        size: expected bytes.
+        sha256: expected, hexadecimal; by default what TARGET.sha256 says, where an earlier download recorded it.
+        md5: expected, hexadecimal.
+        progress: called after every piece.
+        retries: dropped connections in a row without a new byte that are tolerated.
+        limit: most bytes, where `size` is not given.
+        sleep: waits between retries, in seconds.
+
+    Returns:
+        The file's SHA-256, which is recorded in TARGET.sha256.
+
+    Raises:
+        DownloadError: not reachable, refused, a web page in place of the file, another size or checksum, no space, or another process at work on the
+            same file. Nothing is left behind but, where the transfer can be resumed, the partial file.
+    """
+    target = Path(target)
+    if target.exists():
+        raise DownloadError(f"{target} is already there: an existing file is never overwritten")
+    made = _make_folders(target.parent)
+    try:
+        with _partial(target) as file:
+            job = _Job(address, target, file, size, sha256 or recorded_sha256(target), md5, progress, limit)
+            job.run(retries, sleep)
+            return job.finish()
+    except OSError as error:
+        raise DownloadError(f"{target} cannot be written: {error.strerror or error}") from error
+    finally:
+        for folder in reversed(made):
+            if not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def recorded_sha256(target: Path) -> str | None:
+    """What TARGET.sha256 says, None where there is none."""
+    record = _record(target)
+    found = re.match(r"[0-9a-f]{64}\b", record.read_text()) if record.is_file() else None
+    return found.group() if found else None
+
+
+def check_file(path: Path, size: int | None = None, sha256: str | None = None, md5: str | None = None) -> str:
+    """The SHA-256 of a file that is as expected; one that was not known is recorded in PATH.sha256, and expected from then on.
+
+    Raises:
+        DownloadError: another size or checksum.
+    """
+    real = path.stat().st_size
+    if size is not None and real != size:
+        raise DownloadError(f"{path} has {real:,} bytes, expected {size:,}: delete it and fetch it again")
+    with open(path, "rb") as file:
+        digests = _digests(file)
+    for name, expected in (("sha256", sha256 or recorded_sha256(path)), ("md5", md5)):
+        if expected not in (None, digests[name]):
+            raise DownloadError(f"{path} has the {name} {digests[name]}, expected {expected}: delete it and fetch it again")
+    _write_record(path, digests["sha256"])
+    return digests["sha256"]
+
+
+@dataclass
+class _Job:
+    """One download: the open partial file and what is known of the whole."""
+
+    address: str
+    target: Path
+    file: BinaryIO
+    size: int | None
+    sha256: str | None
+    md5: str | None
+    progress: Progress | None
+    limit: int
+    here: int = 0
+    total: int | None = None
+    answered: bool = False
+
+    def run(self, retries: int, sleep: Callable[[float], None]) -> None:
+        """Transfers, again and again while there is progress."""
+        self.here = self.file.seek(0, os.SEEK_END)
+        best, failures = self.here, 0
+        while True:
+            try:
+                self._transfer()
+                return
+            except _Dropped as error:
+                failures = 0 if self.here > best else failures + 1
+                best = max(best, self.here)
+                if failures > retries:
+                    raise DownloadError(f"{self.address}: {error}; gave up after {retries} retries. {self._by_hand()}") from error
+                sleep(min(2.0**failures, _LONGEST_WAIT))
+
+    def finish(self) -> str:
+        """Checks what is on the disk, and moves it into place."""
+        if self.here == 0:
+            raise DownloadError(f"{self.address} gave an empty file. {self._by_hand()}")
+        self.file.seek(0)
+        digests = _digests(self.file)
+        for name, expected in (("sha256", self.sha256), ("md5", self.md5)):
+            if expected not in (None, digests[name]):
+                came = self.here
+                self._reset()
+                raise DownloadError(f"{self.address} gave {came:,} bytes with the {name} {digests[name]}, expected {expected}; they were deleted")
+        os.fsync(self.file.fileno())
+        os.replace(_partial_path(self.target), self.target)
+        _write_record(self.target, digests["sha256"])
+        return digests["sha256"]
+
+    def _transfer(self) -> None:
+        validator = _read_validator(self.target, self.address)
+        if self.here and validator is None:
+            self._reset()
+        headers = {"Accept-Encoding": "identity"}
+        if self.here and validator:
+            headers |= {"Range": f"bytes={self.here}-", "If-Range": validator}
+        try:
+            with requests.get(self.address, headers=headers, stream=True, timeout=_TIMEOUT) as response:
+                if self._begin(response):
+                    for chunk in response.iter_content(_CHUNK):
+                        self._write(chunk)
+        except requests.exceptions.SSLError as error:
+            raise DownloadError(f"{self.address}: the connection is not trusted: {error}. {self._by_hand()}") from error
+        except requests.exceptions.ConnectionError as error:
+            reason = getattr(error.args[0], "reason", None) if error.args else None
+            unreachable = isinstance(reason, NewConnectionError) or isinstance(error, requests.exceptions.ProxyError | requests.exceptions.ConnectTimeout)
+            if unreachable and not self.answered:
+                raise DownloadError(f"{self.address} cannot be reached: is this machine online? {self._by_hand()}") from error
+            raise self._dropped() from error
+        except (requests.exceptions.ChunkedEncodingError, requests.exceptions.Timeout) as error:
+            raise self._dropped() from error
+        except requests.exceptions.RequestException as error:
+            raise DownloadError(f"{self.address} cannot be fetched: {error}. {self._by_hand()}") from error
+        if self.total is not None and self.here < self.total:
+            raise self._dropped()
+        if self.size is not None and self.here != self.size:
+            came = self.here
+            self._reset()
+            raise DownloadError(f"{self.address} gave {came:,} bytes, expected {self.size:,}; they were deleted")
+
+    def _dropped(self) -> _Dropped:
+        return _Dropped(f"the connection was lost after {self.here:,} of {'an unknown number of' if self.total is None else f'{self.total:,}'} bytes")
+
+    def _begin(self, response: requests.Response) -> bool:
+        """Reads the answer's head: where the content starts, how long it is, whether it can be what is wanted. False where nothing is missing."""
+        self.answered = True
+        if self.address.startswith("https:") and not response.url.startswith("https:"):
+            raise DownloadError(f"{self.address} leads to {response.url}, which is not encrypted. {self._by_hand()}")
+        if response.status_code in _PASSING:
+            raise _Dropped(f"the server answers {response.status_code} {response.reason}")
+        if response.status_code == 416:  # asked for bytes after the last one, of a file that has not changed
+            if response.headers.get("Content-Range") == f"bytes */{self.here}":
+                self.total = self.here
+                return False
+            self._reset()
+            raise _Dropped("the server has less than what was here")
+        if response.status_code not in (200, 206):
+            raise DownloadError(f"{self.address} answers {response.status_code} {response.reason}. {self._by_hand()}")
+        if response.headers.get("Content-Type", "").lower().startswith("text/html"):
+            raise DownloadError(
+                f"{self.address} answers with a web page, not with the file: Google Drive does so when too many people fetched a file today, others when "
+                f"a login or a confirmation is needed. Try again tomorrow, or in a browser. {self._by_hand()}"
+            )
+        length = response.headers.get("Content-Length", "")
+        if response.status_code == 206:
+            span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+            if span is None or int(span.group(1)) != self.here:
+                self._reset()
+                raise _Dropped("the server sent another part than asked for")
+            self.total = int(span.group(2))
+        else:
+            self._reset()
+            self.total = int(length) if length.isdigit() else None
+            _write_validator(self.target, self.address, response)
+        expected = self.total if self.total is not None else self.size
+        if self.total is not None and self.size is not None and self.total != self.size:
+            raise self._refusal(f"{self.address} offers {self.total:,} bytes, expected {self.size:,}")
+        if expected is not None and expected > self._most():
+            raise self._refusal(f"{self.address} offers {expected:,} bytes, expected at most {self._most():,}")
+        free = shutil.disk_usage(self.target.parent).free
+        if expected is not None and expected - self.here > free:
+            raise DownloadError(f"{self.target} needs {expected - self.here:,} bytes more, and {free:,} are free there")
+        return True
+
+    def _write(self, chunk: bytes) -> None:
+        if self.here + len(chunk) > self._most():
+            raise self._refusal(f"{self.address} sends more than {self._most():,} bytes")
+        self.file.write(chunk)
+        self.here += len(chunk)
+        if self.progress is not None:
+            self.progress(self.here, self.total if self.total is not None else self.size)
+
+    def _most(self) -> int:
+        return self.limit if self.size is None else self.size
+
+    def _refusal(self, text: str) -> DownloadError:
+        self._reset()
+        return DownloadError(f"{text}; nothing is kept of it. {self._by_hand()}")
+
+    def _reset(self) -> None:
+        self.file.seek(0)
+        self.file.truncate()
+        self.here = 0
+
+    def _by_hand(self) -> str:
+        return f"The file can be put at {self.target} by hand."
+
+
+def _digests(file: BinaryIO) -> dict[str, str]:
+    """SHA-256 and MD5 of the rest of an open file."""
+    digests = {name: hashlib.new(name, usedforsecurity=False) for name in ("sha256", "md5")}
+    while chunk := file.read(_CHUNK):
+        for digest in digests.values():
+            digest.update(chunk)
+    return {name: digest.hexdigest() for name, digest in digests.items()}
+
+
+@contextmanager
+def _partial(target: Path) -> Iterator[BinaryIO]:
+    """The partial file, open and locked, so that one process at a time writes to it; gone afterwards if it is empty or has been moved."""
+    path = _partial_path(target)
+    while True:
+        file = open(path, "ab+")  # noqa: SIM115 (closed below)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.close()
+            raise DownloadError(f"{target}: another process is downloading it") from error
+        if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+            break
+        file.close()  # another process finished between opening and locking
+    try:
+        yield file
+    finally:
+        file.flush()
+        if path.exists() and os.fstat(file.fileno()).st_size == 0:
+            path.unlink()
+        if not path.exists():
+            _state_path(target).unlink(missing_ok=True)
+        file.close()
+
+
+def _make_folders(folder: Path) -> list[Path]:
+    """Makes the folder and its parents; returns those that were not there, outermost first."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DownloadError(f"{folder} cannot be made: {error.strerror}") from error
+    return missing[::-1]
+
+
+def _partial_path(target: Path) -> Path:
+    return target.with_name(target.name + ".partial")
+
+
+def _state_path(target: Path) -> Path:
+    return target.with_name(target.name + ".partial.json")
+
+
+def _record(target: Path) -> Path:
+    return target.with_name(target.name + ".sha256")
+
+
+def _write_record(target: Path, sha256: str) -> None:
+    if recorded_sha256(target) != sha256:
+        _record(target).write_text(f"{sha256}  {target.name}\n")
+
+
+def _read_validator(target: Path, address: str) -> str | None:
+    """What tells the server which version of the file the partial one belongs to, None where that is not known."""
+    try:
+        state = json.loads(_state_path(target).read_text())
+        return state["validator"] if state["address"] == address else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write_validator(target: Path, address: str, response: requests.Response) -> None:
+    tag = response.headers.get("ETag", "")
+    validator = tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified")
+    _state_path(target).write_text(json.dumps({"address": address, "validator": validator}))

@@ -1,0 +1,315 @@
+"""Files from strangers: each is a clear error, nothing in it runs, nothing of the size that it declares is allocated, nothing is left behind."""
+
+import io
+import json
+import os
+import pickle
+import struct
+import zipfile
+
+import golden
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import purify
+from purify import CheckpointError, load_score_model
+from purify.zoo import registry
+from purify.zoo.guard import LARGEST_HEADER, check_archive, read_tensors, tensors_in
+from purify.zoo.inspect_file import TensorInfo, fitting_entries, inspect
+from purify.zoo.pickles import imports_in
+
+NAME = "ddpm.small"
+CONFIG = json.loads((golden.FOLDER / f"{NAME}.json").read_text())["config"]
+STATE = golden.network(NAME).state_dict()
+
+
+class Bomb:
+    def __init__(self, target):
+        self.target = str(target)
+
+    def __reduce__(self):
+        return os.mkdir, (self.target,)
+
+
+class Filled:
+    """A hundred gigabytes of zeros, in the few bytes of a call that PyTorch's safe reader allows."""
+
+    def __reduce__(self):
+        return bytearray, (10**11,)
+
+
+def load(path):
+    return load_score_model(path, "ddpm", CONFIG)
+
+
+def rezipped(path, change, compression=zipfile.ZIP_STORED):
+    """The PyTorch file with its entries' contents changed by `change(name, content)`."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, change(name, content))
+    return path
+
+
+def declaring(path, numel):
+    """A PyTorch file whose pickle declares a tensor and a storage of `numel` numbers, where four are."""
+    torch.save({"w": torch.zeros(4)}, path)
+    four, many = b"K\x04", b"\x8a\x08" + numel.to_bytes(8, "little")  # pickle's opcodes for a small and a large integer
+    return rezipped(path, lambda name, content: content.replace(four, many) if name.endswith("data.pkl") else content)
+
+
+def safetensors(path, header, content=b"", length=None):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + content)
+    return path
+
+
+def overlapping(path):
+    """A zip bomb without compression: five names of the same bytes."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", bytes(100_000))
+    content = path.read_bytes()
+    start, end = content.index(b"PK\x01\x02"), content.index(b"PK\x05\x06")
+    records = content[start:end] * 5
+    counts = struct.pack("<HHI", 5, 5, len(records))
+    path.write_bytes(content[:start] + records + content[end : end + 8] + counts + content[end + 16 :])
+    return path
+
+
+def raw_pickle(path):
+    path.write_bytes(pickle.dumps(Bomb(path.parent / "exploded")))
+    return path
+
+
+def torch_pickle(path):
+    torch.save({"model": Bomb(path.parent / "exploded")}, path)
+    return path
+
+
+def old_torch_pickle(path):
+    torch.save({"model": Bomb(path.parent / "exploded")}, path, _use_new_zipfile_serialization=False)
+    return path
+
+
+def filled_pickle(path):
+    torch.save({"model": Filled()}, path)
+    return path
+
+
+def page(path):
+    path.write_text("\n<!DOCTYPE html><html><title>Quota exceeded</title></html>")
+    return path
+
+
+def torn(path):
+    torch.save(STATE, path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return path
+
+
+def torn_safetensors(path):
+    save_file(STATE, path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return path
+
+
+def zip_bomb(path):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(50_000_000))
+    return path
+
+
+def lying_zip_bomb(path):
+    """Declares 4 GB in a file of a few hundred bytes."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02}.")
+    content = bytearray(path.read_bytes())
+    start = content.index(b"PK\x01\x02") + 24
+    content[start : start + 4] = (4_000_000_000).to_bytes(4, "little")
+    path.write_bytes(content)
+    return path
+
+
+def compressed(path):
+    torch.save({"w": torch.randn(1000)}, path)
+    return rezipped(path, lambda name, content: content, zipfile.ZIP_DEFLATED)
+
+
+HUGE = {"w": {"dtype": "F32", "shape": [10**6, 10**6], "data_offsets": [0, 4 * 10**12]}}
+
+HOSTILE = [
+    ("a.pkl", raw_pickle, "carries code.*safetensors.torch.save_file"),
+    ("a.pt", raw_pickle, "carries code"),
+    ("a.pt", torch_pickle, "carries code.*safetensors.torch.save_file"),
+    ("a.pt", old_torch_pickle, "carries code"),
+    ("a.pt", filled_pickle, r"carries code.*\(it would import .*bytearray\)"),
+    ("a.pt", zip_bomb, "declare 50,000,000 bytes in a file of .*, as a zip bomb does"),
+    ("a.pt", lying_zip_bomb, "declare 4,000,000,000 bytes in a file of .*, as a zip bomb does"),
+    ("a.pt", overlapping, "as a zip bomb does"),
+    ("a.pt", compressed, "its entries are compressed"),
+    ("a.pt", lambda path: declaring(path, 10**12), "its tensors declare more than 4,000,000,000,000 bytes in a file of"),
+    ("a.pt", lambda path: declaring(path, 10**4), "its tensors declare more than 40,000 bytes"),
+    ("a.pt", torn, "is not a whole checkpoint"),
+    ("a.pth", page, "is a web page, not a checkpoint"),
+    ("a.safetensors", page, "is a web page, not a checkpoint"),
+    ("a.safetensors", torn_safetensors, "is not a whole"),
+    ("a.safetensors", lambda path: safetensors(path, HUGE, bytes(16)), "is not a whole"),
+    ("a.pt", lambda path: safetensors(path, HUGE, bytes(16)), "is not a whole"),
+    ("a.safetensors", lambda path: safetensors(path, b"{}", length=10**18), "its header declares 1,000,000,000,000,000,000 bytes in a file of 10"),
+    ("a.safetensors", lambda path: safetensors(path, b"{" + b" " * LARGEST_HEADER), "its safetensors header has .* bytes, expected at most"),
+    ("a.safetensors", lambda path: safetensors(path, b"[" * 100_000), "is not a whole"),
+    ("a.safetensors", lambda path: safetensors(path, b"not json"), "is not a whole"),
+    ("a.safetensors", lambda path: path.write_bytes(b"abc"), "is not a whole safetensors file"),
+    ("a.pt", lambda path: path.write_bytes(b""), "carries code, or is no|is not a whole checkpoint"),
+    ("a.pt", lambda path: None, "no weight file at"),
+    ("a.pt", lambda path: path.mkdir(), "no weight file at"),
+]
+
+
+@pytest.mark.parametrize(("name", "make", "message"), HOSTILE)
+def test_reading_refuses_and_leaves_nothing(name, make, message, tmp_path):
+    make(tmp_path / name)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(CheckpointError, match=message) as caught:
+        read_tensors(tmp_path / name)
+    assert name in str(caught.value)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(("name", "make"), [(name, make) for name, make, _ in HOSTILE])
+def test_loading_refuses_and_leaves_nothing(name, make, tmp_path):
+    make(tmp_path / name)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(CheckpointError):
+        load(tmp_path / name)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(("name", "make", "message"), [case for case in HOSTILE if "pickle" not in case[1].__name__])
+def test_looking_into_refuses(name, make, message, tmp_path):
+    make(tmp_path / name)
+    with pytest.raises(CheckpointError):
+        inspect(tmp_path / name)
+
+
+@pytest.mark.parametrize("make", [raw_pickle, torch_pickle, old_torch_pickle])
+def test_looking_into_code_names_what_it_would_call(make, tmp_path):
+    found = inspect(make(tmp_path / "a.pt"))
+    assert found.format == "pickle with code" and f"{os.mkdir.__module__}.mkdir" in found.imports
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_imports_are_listed_for_every_protocol(protocol, tmp_path):
+    data = pickle.dumps([Bomb("x"), Bomb("y"), ValueError, {"builtins": "eval"}], protocol)
+    names = imports_in(io.BytesIO(data))
+    assert names[0].endswith(".mkdir") and names[1].endswith(".ValueError") and len(names) == 2
+
+
+ANYWHERE = [
+    ({"conv_in.bias": torch.full((32,), torch.nan)}, "tensor 'conv_in.bias' holds NaN or infinity"),
+    ({"conv_in.bias": None}, "(?s)do not fit.*conv_in.bias"),
+    ({"extra": torch.zeros(1)}, "(?s)do not fit.*extra"),
+    ({"conv_in.bias": torch.zeros(7)}, "(?s)do not fit.*conv_in.bias"),
+]
+PYTORCH_ONLY = [
+    ({"epoch": 3}, "is not a state dict: 'epoch' is a int"),
+    ({"conv_in.bias": torch.zeros(32, device="meta")}, "on meta, expected dense tensors|NaN"),
+    ({"conv_in.bias": torch.eye(32).to_sparse()}, "meta tensor|holds a torch.sparse_coo|do not fit"),
+    ({"conv_in.bias": torch.zeros(1).expand(10**6, 10**6)}, "declare more than|do not fit"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), ANYWHERE + PYTORCH_ONLY)
+def test_weights_in_pytorch_files_that_do_not_fit(change, message, tmp_path):
+    torch.save({name: tensor for name, tensor in {**STATE, **change}.items() if tensor is not None}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=message):
+        load(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(("change", "message"), ANYWHERE)
+def test_weights_in_safetensors_that_do_not_fit(change, message, tmp_path):
+    save_file({name: tensor for name, tensor in {**STATE, **change}.items() if tensor is not None}, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match=message):
+        load(tmp_path / "a.safetensors")
+
+
+def test_a_wrong_architecture(tmp_path):
+    save_file(golden.network("guided_diffusion.small").state_dict(), tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match="do not fit the architecture"):
+        load(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (page, "whole safetensors file|web page"),
+        (torn_safetensors, "is not a whole safetensors file"),
+        (raw_pickle, "is not a whole safetensors file"),
+        (torch_pickle, "is not a whole safetensors file"),
+        (lambda path: safetensors(path, HUGE, bytes(16)), "is not a whole safetensors file"),
+        (lambda path: safetensors(path, {**HUGE, "__metadata__": {"purify": "{}"}}, bytes(16)), "is not a whole safetensors file"),
+        (lambda path: safetensors(path, b"{}", length=10**18), "is not a whole safetensors file"),
+        (lambda path: safetensors(path, {"__metadata__": {"purify": "[1]"}}), "must be a mapping"),
+        (lambda path: safetensors(path, {"__metadata__": {"purify": "{"}}), "is not a whole safetensors file"),
+    ],
+)
+def test_own_files(make, message, tmp_path):
+    make(tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match=message):
+        load_score_model(tmp_path / "a.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_good_files_pass(tmp_path):
+    torch.save({"model": STATE, "ema": {"shadow_params": [torch.ones(3)]}, "step": 3}, tmp_path / "new.pth")
+    torch.save(STATE, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    save_file(STATE, tmp_path / "a.safetensors")
+    os.link(tmp_path / "a.safetensors", tmp_path / "misnamed.pt")
+    for name in ("new.pth", "old.pth", "a.safetensors", "misnamed.pt"):
+        check_archive(tmp_path / name)
+        content = read_tensors(tmp_path / name)
+        state = content.get("model", content)
+        assert all(torch.equal(state[key], tensor) for key, tensor in STATE.items()) and len(state) == len(STATE)
+
+
+def test_containers_that_hold_themselves_are_walked_once():
+    loop = {"a": torch.zeros(1), "b": []}
+    for _ in range(60):  # every level twice: 2^60 paths
+        loop["b"] = [loop["b"], loop["b"]]
+    loop["c"] = loop
+    assert len(list(tensors_in(loop))) == 1
+
+
+def test_what_files_hold(tmp_path, unet_score):
+    save_file({**STATE, "half": torch.zeros(2, dtype=torch.bfloat16)}, tmp_path / "plain.safetensors", metadata={"format": "pt"})
+    found = inspect(tmp_path / "plain.safetensors")
+    assert (found.format, len(found.tensors), found.metadata, found.description) == ("safetensors", len(STATE) + 1, {"format": "pt"}, None)
+    assert sum(tensor.numel for tensor in found.tensors) == 702_501
+    assert {tensor.dtype for tensor in found.tensors} == {"float32", "bfloat16"}
+
+    purify.save_score_model(tmp_path / "own.safetensors", unet_score, "small_unet", {"channels": 1, "base_channels": 16, "multipliers": [1, 2], "blocks": 1})
+    assert inspect(tmp_path / "own.safetensors").description["architecture"] == "small_unet"
+
+    network = golden.network(NAME).requires_grad_(True)
+    content = {
+        "optimizer": torch.optim.Adam(network.parameters()).state_dict(),
+        "model": {f"module.{name}": tensor for name, tensor in STATE.items()},
+        "ema": {"decay": 0.9999, "num_updates": 7, "shadow_params": list(network.parameters())},
+        "step": 3,
+    }
+    for new in (True, False):
+        torch.save(content, tmp_path / "checkpoint_8.pth", _use_new_zipfile_serialization=new)
+        found = inspect(tmp_path / "checkpoint_8.pth")
+        assert (found.format, found.has_average, found.has_optimizer) == ("PyTorch", True, True)
+        assert {tensor.name: tensor.shape for tensor in found.tensors} == {name: tuple(tensor.shape) for name, tensor in STATE.items()}
+        assert {f"  model: dict of {len(STATE)}, {len(STATE)} tensors", "    decay: 0.9999", "  step: 3"} <= set(found.layout)
+
+
+def test_the_registry_s_networks_are_recognised():
+    network = registry.network_of(registry.find("celebahq256-ddpm"))
+    tensors = tuple(TensorInfo(name, tuple(tensor.shape), "float32") for name, tensor in network.state_dict().items())
+    assert fitting_entries(tensors) == ["celebahq256-ddpm"]
+    assert fitting_entries(tensors[1:]) == []
