@@ -1,4 +1,4 @@
-"""Classifiers by name. Each maps images in [0, 1] to logits and owns its preprocessing."""
+"""Classifiers of this package: those that come with it, and files written by `purify train`."""
 
 import os
 from importlib import resources
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.classifiers.request import SOURCES, Request
 from purify.zoo import checkpoint
 from purify.zoo.checkpoint import CheckpointError
 
@@ -70,26 +71,29 @@ def packaged_classifiers() -> dict[str, Path]:
 
 def find_classifier(name_or_path: str | os.PathLike[str]) -> Path:
     """The file of a packaged name, or the path itself. Raises CheckpointError for what is neither."""
-    return checkpoint.find(name_or_path, packaged_classifiers(), "classifier")
-
-
-def load_classifier(name_or_path: str | os.PathLike[str]) -> nn.Module:
-    """A frozen classifier in evaluation mode on the CPU: images in [0, 1] -> logits.
-
-    Args:
-        name_or_path: a packaged name ("fashion-mnist"), or the path of a file written by `purify train`.
-
-    Raises:
-        CheckpointError: unknown name, or a file that cannot be used.
-    """
-    path = find_classifier(name_or_path)
-    description, tensors = checkpoint.read(path, KIND)
     try:
-        model = build(description["architecture"], description["config"])
+        return checkpoint.find(name_or_path, packaged_classifiers(), "classifier")
+    except CheckpointError as error:
+        if Path(name_or_path).suffix == ".safetensors":
+            raise
+        raise CheckpointError(f"{error}, or SOURCE:NAME (as in timm:resnet50) with a source of {', '.join(SOURCES)}") from None
+
+
+def load(request: Request) -> nn.Module:
+    """A packaged name ("fashion-mnist"), or the path of a file written by `purify train`. Raises CheckpointError for what cannot be used."""
+    request.only_default_weights("this package", "Give the path of a weight file as the name.")
+    path = find_classifier(request.name)
+    description, tensors = checkpoint.read(path, KIND)
+
+    def make() -> nn.Module:
+        return build(description["architecture"], description["config"])
+
+    try:
+        return make() if request.random else checkpoint.build_with(make, tensors, path)
+    except CheckpointError:
+        raise
     except checkpoint.UNUSABLE as error:
         raise CheckpointError(f"{path}: the description in the file's metadata cannot be used: {error!r}") from error
-    checkpoint.load_weights(model, tensors, path)
-    return model.requires_grad_(False).eval()
 
 
 def build(architecture: str, config: dict[str, Any]) -> nn.Module:
