@@ -103,7 +103,7 @@ class Training:
         self.device = device
         model, loss = _build(settings)
         self.train_set, self.test_set = (datasets.load(name, settings.data.root) for name in (settings.data.train, settings.data.test))
-        images, labels = self.train_set.images.to(device), self.train_set.labels.to(device)
+        images, labels = self.train_set.images[:].to(device), self.train_set.labels.to(device)
         self.trainer = training.Trainer(model.to(device), loss, images, labels, training.TrainingSettings(**settings.training.model_dump()))
 
     def run(self, out: Path, resume: bool, say: Callable[[str], None]) -> dict[str, Any]:
@@ -237,8 +237,8 @@ def _measure(settings: TrainConfig, model: nn.Module, test_set: datasets.Dataset
     device = next(model.parameters()).device
     if settings.task == "classifier":
         right = 0
-        for images, labels in zip(test_set.images.split(500), test_set.labels.split(500), strict=True):
-            right += int((model(datasets.as_floats(images).to(device)).argmax(1).cpu() == labels).sum())
+        for rows in torch.arange(len(test_set)).split(500):
+            right += int((model(datasets.as_floats(test_set.images[rows]).to(device)).argmax(1).cpu() == test_set.labels[rows]).sum())
         return {"test_accuracy": right / len(test_set), "test_images": len(test_set)}
     count = min(1000, len(test_set))
     x0 = training.to_network_range(test_set.images[:count])
