@@ -64,6 +64,9 @@ class Audit:
         self.settings, self.device = settings, device
         if settings.purifier.method == "srk":
             raise ConfigError('purifier.method="srk": the audit\'s reference is an Euler loop; audit the same defence with method "euler"')
+        for name, value, usual in (("time", settings.purifier.time, "own"), ("size", settings.purifier.size, None)):
+            if value != usual:
+                raise ConfigError(f"purifier.{name}={value!r}: the audit works in the score model's own times and image size; leave it at {usual!r}")
         audit = settings.audit
         asked_by = "audit.images" if audit.images >= audit.convention_images else "audit.convention_images"
         self.setup = setup.load(settings, device, max(audit.images, audit.convention_images), asked_by)
@@ -79,7 +82,7 @@ class Audit:
         config, score = self.settings.purifier, score or self.setup.score
         if mode == PUBLISHED:
             return PublishedAdjoint(score, t_star, steps, config.t_end, config.noising)
-        arguments = config.model_dump(exclude={"scheme", "gradient", "t_star", "steps", "grid"})
+        arguments = config.model_dump(exclude={"scheme", "size", "gradient", "t_star", "steps", "grid"})
         return DiffPure(score, t_star, steps, mode, **arguments, grid=grid)  # type: ignore[arg-type]
 
     def run(self, out: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -126,14 +129,14 @@ class Audit:
         images = self._images().double().requires_grad_()
         shape, keys = tuple(images.shape[1:]), self._keys()
         alpha, sigma = schedule.chain_marginal(t_star) if config.noising == "discrete" else (schedule.alpha(t_star), schedule.sigma(t_star))
-        x = alpha * (2 * images - 1) + sigma * standard_normal(keys, Stage.FORWARD, 0, shape, torch.float64)
+        x = alpha * score.from_unit(images) + sigma * standard_normal(keys, Stage.FORWARD, 0, shape, torch.float64)
         times = time_grid(t_star, config.t_end, steps, grid)  # type: ignore[arg-type]
         for i in range(steps):
             t, dt = times[i], times[i + 1] - times[i]
             f, g = schedule.drift(t), schedule.diffusion(t)
             z = standard_normal(keys, Stage.INCREMENT, i, shape, torch.float64)
             x = x + (f * x - (1 + config.eta**2) / 2 * g**2 * score.score(x, t)) * dt + config.eta * g * (-dt) ** 0.5 * z
-        purified = (x + 1) / 2
+        purified = score.to_unit(x)
         at = purified.detach().requires_grad_()
         (cotangent,) = torch.autograd.grad(margin(self.double["classifier"](at), self.setup.y[: len(at)]).sum(), at)
         cotangent = cotangent / cotangent.flatten(1).norm(dim=1).clamp_min(1e-300)[:, None, None, None]

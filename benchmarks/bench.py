@@ -23,7 +23,7 @@ from benchmarks.runs import RunError, environment, fingerprint, peak_memory, pro
 from benchmarks.statistics import paired_difference
 
 SCHEMA = 1
-_PURIFIER_FACTS = ("t_star", "t_end", "steps", "solver", "method", "eta", "grid", "noising")
+_PURIFIER_FACTS = ("t_star", "t_end", "steps", "solver", "method", "eta", "grid", "time", "noising", "size")
 
 
 @dataclass(frozen=True)

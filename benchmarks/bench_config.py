@@ -3,11 +3,15 @@
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
+from torch import nn
 
 import attacks
+from benchmarks.classifiers import load_classifier
 from benchmarks.config import Section
 from benchmarks.evaluate import Attack, Randomness
+from purify import ScoreModel, load_score_model
 from purify.gradients import GradientMode
+from purify.score import LabelRounding
 from purify.sde import Grid
 
 
@@ -22,17 +26,52 @@ def _fraction(value: object) -> object:
     return value
 
 
+def _named(value: object) -> object:
+    """Accepts a bare name where a section with a name is expected."""
+    return {"name": value} if isinstance(value, str) else value
+
+
 class DataConfig(Section):
-    """Images `first` .. `first + images - 1` of a data set."""
+    """Images `first` .. `first + images - 1` of a data set, in its own order or, with `subset_seed`, shuffled as DiffPure's subsets are."""
 
     name: str
     images: int = Field(gt=0)
     first: int = Field(0, ge=0)
     root: str | None = None
+    subset_seed: int | None = Field(None, ge=0)
+
+
+class ClassifierConfig(Section):
+    """See `benchmarks.load_classifier`."""
+
+    name: str
+    dataset: str | None = None
+    threat: str | None = None
+    weights: str | None = None
+
+    def load(self) -> nn.Module:
+        return load_classifier(self.name, self.dataset, self.threat, self.weights)
+
+
+class ScoreConfig(Section):
+    """See `purify.load_score_model`, and `purify.ScoreModel` for `label_rounding`; `class_label` is for class-conditional networks."""
+
+    name: str
+    architecture: str | None = None
+    config: dict[str, Any] | str | None = None
+    class_label: int | None = None
+    label_rounding: LabelRounding | None = None
+
+    def load(self) -> ScoreModel:
+        """Not checked for plausibility: that takes images."""
+        model = load_score_model(self.name, self.architecture, self.config, check=False)
+        model = model if self.class_label is None else model.with_class(self.class_label)
+        model.label_rounding = self.label_rounding or model.label_rounding
+        return model
 
 
 class PurifierConfig(Section):
-    """See `purify.DiffPure`, which checks the values."""
+    """See `purify.DiffPure`, which checks the values; with `size`, the purifier runs at that height and width, see `purify.Resized`."""
 
     scheme: Literal["diffpure"] = "diffpure"
     t_star: float
@@ -43,7 +82,9 @@ class PurifierConfig(Section):
     eta: float = 1.0
     t_end: float = 1e-5
     grid: Grid = "uniform"
+    time: Literal["own", "vp"] = "own"
     noising: Literal["continuous", "discrete"] = "continuous"
+    size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = None
 
 
 class ThreatConfig(Section):
@@ -144,8 +185,8 @@ class BenchConfig(Section):
 
     seed: int = 0
     data: DataConfig
-    classifier: str
-    score: str
+    classifier: Annotated[ClassifierConfig, BeforeValidator(_named)]
+    score: Annotated[ScoreConfig, BeforeValidator(_named)]
     purifier: PurifierConfig
     draws: int = Field(8, gt=0)
     batch_size: int = Field(64, gt=0)

@@ -21,7 +21,7 @@ def measure(setup: Setup, keys: Tensor, count: int) -> list[dict[str, Any]]:
         "float32 times, last step shortened": DiffPure(score, t_star, steps, grid="diffpure"),
         "discrete noising": DiffPure(score, t_star, steps, noising="discrete"),
     }
-    if not score.floor_labels:
+    if score.time_label == "t" and score.label_rounding is None:
         integer = copy.deepcopy(score)
         integer.network = _IntegerLabels(integer.network, integer.time_scale, integer.time_offset)
         variants["integer labels"] = DiffPure(integer, t_star, steps, grid="diffpure")

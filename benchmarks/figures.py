@@ -140,7 +140,7 @@ def save_denoising_picture(model: ScoreModel, images: Tensor, times: Sequence[fl
     columns = [("clean", images)]
     for t in (t for t in times if t <= model.t_max):
         x_t = model.diffuse(x0, noise, t)
-        columns += [(f"t = {t}", (x_t + 1) / 2), (f"E[x0 | x_{t}]", (model.denoised(x_t, t) + 1) / 2)]
+        columns += [(f"t = {t}", model.to_unit(x_t)), (f"E[x0 | x_{t}]", model.to_unit(model.denoised(x_t, t)))]
     save_image_grid(columns, {}, path)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import nn
 
 console = Console(stderr=True)
 
@@ -147,4 +148,13 @@ def fingerprint(*parts: str | bytes | Path) -> str:
     for part in parts:
         content = part.read_bytes() if isinstance(part, Path) else part.encode() if isinstance(part, str) else part
         digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()
+
+
+def fingerprint_weights(module: nn.Module) -> str:
+    """SHA-256 of a module's parameters and buffers, and of its own settings: the same whatever file they came from."""
+    digest = hashlib.sha256(module.extra_repr().encode())
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

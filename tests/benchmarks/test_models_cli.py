@@ -1,0 +1,270 @@
+"""`purify models`, against a server on this machine in place of the real ones."""
+
+import hashlib
+import io
+import json
+import tarfile
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import golden
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from benchmarks import cli, models
+from purify import CheckpointError, load_score_model
+from purify.zoo import registry
+from purify.zoo.download import DownloadError
+from purify.zoo.registry import Entry, RegistryError, SourceFile
+
+NAME = "ddpm.small"
+CONFIG = json.loads((golden.FOLDER / f"{NAME}.json").read_text())["config"]
+STATE = golden.network(NAME).state_dict()
+
+pytestmark = pytest.mark.filterwarnings("ignore::purify.zoo.self_check.ScoreModelWarning")  # the recorded networks are not trained
+
+
+def as_file(content, path):
+    torch.save(content, path)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def weights(tmp_path):
+    return as_file(STATE, tmp_path / "made.pt")
+
+
+@pytest.fixture
+def archive():
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as file:
+        member = tarfile.TarInfo("cifar-x/test.bin")
+        member.size = 3
+        file.addfile(member, io.BytesIO(b"abc"))
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """served[path] = bytes: what the server has; every https address of a registry entry leads to it by its file name."""
+    content = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            found = content.get(self.path)
+            self.send_response(200 if found is not None else 404)
+            self.send_header("Content-Length", str(len(found or b"")))
+            self.end_headers()
+            self.wfile.write(found or b"")
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    monkeypatch.setattr(models, "address_of", lambda source: f"http://127.0.0.1:{server.server_port}/{source.rpartition('/')[2]}")
+    yield content
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def known(monkeypatch, tmp_path):
+    """known(entry...) puts entries into an otherwise empty registry; models and data are kept in tmp_path."""
+    monkeypatch.setenv("PURIFY_MODELS", str(tmp_path / "models"))
+    monkeypatch.setenv("PURIFY_DATA", str(tmp_path / "data"))
+
+    def put(*entries):
+        monkeypatch.setattr(registry, "entries", lambda: {entry.name: entry for entry in entries})
+
+    return put
+
+
+def score(name="small", sources=("https://example.org/a.pt",), config=None, architecture="ddpm", **facts):
+    return Entry(name, "score", (SourceFile("a.pt", sources, **facts),), "https://example.org", "MIT", architecture, config or CONFIG)
+
+
+def run(*arguments):
+    result = CliRunner().invoke(cli.app, ["models", *map(str, arguments)], env={"COLUMNS": "300"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def test_list_names_everything_and_its_users(monkeypatch, tmp_path):
+    (tmp_path / "configs" / "cifar10").mkdir(parents=True)
+    (tmp_path / "configs" / "cifar10" / "diffpure.yaml").write_text("score:\n  weights: cifar10-ddpmpp-deep-vp\n")
+    (tmp_path / "configs" / "other.yaml").write_text("weights: cifar10-ddpmpp-deep-vp-mine, x-cifar10-ddpmpp-deep-vp\n")
+    monkeypatch.setattr(models.configs, "configs_folder", lambda: tmp_path / "configs")
+    monkeypatch.setenv("PURIFY_MODELS", str(tmp_path / "models"))
+    lines = run("list").output.splitlines()
+    for name in registry.entries():
+        assert any(f" {name} " in line for line in lines), name
+    line = next(line for line in lines if " cifar10-ddpmpp-deep-vp " in line)
+    assert [cell.strip() for cell in line.split("│")[2:-1]] == ["score", "score_sde/ncsnpp", "unknown", "Apache-2.0", "no", "cifar10/diffpure"]
+    assert models.used_by("cifar10-ddpmpp-deep-vp") == ["cifar10/diffpure"] and models.used_by("cifar100-binary") == []
+    assert "2,211.4 MB" in next(line for line in lines if " imagenet256-adm-uncond " in line)
+
+
+def test_fetch_and_verify(known, served, weights, tmp_path):
+    known(score(size=len(weights), sha256=hashlib.sha256(weights).hexdigest()), score("unknown"))
+    served["/a.pt"] = weights
+    result = run("fetch", "small", "unknown")
+    assert "as expected" in result.output and "recorded now, and checked from now on" in result.output
+    assert (tmp_path / "models" / "small" / "a.pt").read_bytes() == weights
+    served.clear()
+    assert "small: is here, " in run("fetch", "small").output
+    result = run("verify")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [f"ok        {name}: size, checksum, strict load: 702,499 parameters" for name in ("small", "unknown")]
+    (tmp_path / "models" / "unknown" / "a.pt").write_bytes(weights[::-1])
+    result = run("verify")
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[0].startswith("ok        small") and "FAIL      unknown: " in result.stdout and "expected" in result.stdout
+
+
+def test_verify_says_what_is_wrong(known, tmp_path):
+    bad = {**STATE, "conv_in.bias": torch.full((32,), torch.nan)}
+    known(score("nan"), score("misfit"), score("absent"), score("odd", architecture="edm/EDMPrecond", config={"img_resolution": 32}))
+    for name, content in (("nan", bad), ("misfit", {"x": torch.zeros(1)}), ("odd", STATE)):
+        (tmp_path / "models" / name).mkdir(parents=True)
+        torch.save(content, tmp_path / "models" / name / "a.pt")
+    verdicts = {verdict.name: verdict for verdict in models.verify(["nan", "misfit", "absent", "odd"])}
+    assert {name: verdict.state for name, verdict in verdicts.items()} == {"nan": "FAIL", "misfit": "FAIL", "absent": "FAIL", "odd": "unchecked"}
+    assert "holds NaN" in verdicts["nan"].text and "do not fit" in verdicts["misfit"].text and "No such file" in verdicts["absent"].text
+    assert {verdict.name for verdict in models.verify([])} == {"nan", "misfit", "odd"}
+    with pytest.raises(RegistryError, match="did you mean 'absent'"):
+        run("verify", "absnt")
+
+
+def test_the_second_source_is_tried(known, served, weights, tmp_path):
+    known(score(sources=("https://example.org/gone.pt", "https://example.org/a.pt")))
+    served["/a.pt"] = weights
+    run("fetch", "small")
+    assert (tmp_path / "models" / "small" / "a.pt").read_bytes() == weights
+
+
+def test_what_does_not_come_is_explained(known, served, tmp_path):
+    known(score(sources=("https://example.org/gone.pt", "https://example.org/away.pt")), score("manual", sources=()))
+    with pytest.raises(DownloadError, match=r"(?s)gone.pt answers 404.*away.pt answers 404"):
+        run("fetch", "small")
+    with pytest.raises(DownloadError, match="no address that a program can fetch: download a.pt from https://example.org by hand, and put it at"):
+        run("fetch", "manual")
+    with pytest.raises(RegistryError, match="no model or data set 'smal'"):
+        run("fetch", "manual", "smal")
+    assert not (tmp_path / "models").exists()
+
+
+def test_data_is_unpacked(known, served, archive, tmp_path):
+    files = (SourceFile("x.tar.gz", ("https://example.org/x.tar.gz",), md5=hashlib.md5(archive).hexdigest()),)
+    known(Entry("x", "data", files, "https://example.org", "unknown", unpack="cifar-x"))
+    served["/x.tar.gz"] = archive
+    run("fetch", "x")
+    assert (tmp_path / "data" / "cifar-x" / "test.bin").read_bytes() == b"abc"
+    assert run("verify").stdout == "ok        x: size and checksum\n"
+    (tmp_path / "data" / "x.tar.gz").unlink()
+    assert run("verify", "x").stdout == "ok        x: size and checksum\n"
+
+
+def test_pickles_are_fetched_but_the_export_is_loaded(known, served, tmp_path):
+    entry = Entry("edm", "score", (SourceFile("n.pkl", ("https://e.org/n.pkl",)),), "https://e.org", "MIT", "ddpm", CONFIG, note="how", export="n.safetensors")
+    known(entry)
+    served["/n.pkl"] = b"\x80\x04."
+    assert f"edm: export the weights to {tmp_path / 'models' / 'edm' / 'n.safetensors'}. how" in run("fetch", "edm").output
+    assert models.verify(["edm"])[0].state == "FAIL"
+    from safetensors.torch import save_file
+
+    save_file(STATE, registry.path_of(entry))
+    assert models.verify([])[0].state == "ok"
+
+
+def test_robustbench_names(monkeypatch, tmp_path):
+    monkeypatch.setenv("PURIFY_MODELS", str(tmp_path))
+    calls = []
+    monkeypatch.setattr(models, "_fetch_file", lambda wanted, say: calls.append(wanted))
+    run("fetch", "robustbench:cifar10/Linf/Standard")
+    (wanted,) = calls
+    assert wanted.sources == ("gdrive:1t98aEuzeTL8P7Kpd5DIrCoCL21BNZUhC",)
+    assert wanted.target.parts[-3:] == ("cifar10", "Linf", "Standard.pt") and tmp_path in wanted.target.parents
+    with pytest.raises(models.ModelsError, match="must be robustbench:DATASET/THREAT/NAME"):
+        run("fetch", "robustbench:Standard")
+    with pytest.raises(CheckpointError, match="did you mean"):
+        run("fetch", "robustbench:cifar10/Linf/Standart")
+
+
+def checkpoint(path):
+    """Weights, and as their average the recorded ones."""
+    network = golden.network("score_sde.ddpmpp_small").requires_grad_(True)
+    shadows = [parameter.detach().clone() for parameter in network.parameters()]
+    state = {f"module.{name}": tensor + 0.01 for name, tensor in network.state_dict().items()}
+    torch.save({"model": state, "ema": {"decay": 0.9999, "num_updates": 7, "shadow_params": shadows}, "step": 3}, path)
+    return path, dict(network.named_parameters())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_convert_writes_the_average(tmp_path, dtype):
+    source, average = checkpoint(tmp_path / "checkpoint_8.pth")
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(json.loads((golden.FOLDER / "score_sde.ddpmpp_small.json").read_text())["config"]))
+    out = tmp_path / "new" / "model.safetensors"
+    arguments = (source, out, "--architecture", "score_sde/ncsnpp", "--config", config, "--dtype", dtype)
+    assert f"score_sde/ncsnpp, weights as {dtype}, read again and compared" in run("convert", *arguments).output
+    found = load_score_model(out)
+    for name, parameter in found.network.named_parameters():
+        assert torch.equal(parameter, average[name].to(getattr(torch, dtype)).float())
+    assert found.schedule == load_score_model(source, "score_sde/ncsnpp", config).schedule
+    before = out.read_bytes()
+    with pytest.raises(models.ModelsError, match="already exists"):
+        run("convert", *arguments)
+    assert out.read_bytes() == before
+    run("convert", out, tmp_path / "again.safetensors", "--dtype", "float16")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again.safetensors", "checkpoint_8.pth", "config.json", "new"]
+
+
+def test_convert_by_registry_name_or_like_one(known, weights, tmp_path):
+    known(score())
+    with pytest.raises(models.ModelsError, match="small: nothing at .*: run `purify models fetch small`"):
+        run("convert", "small", tmp_path / "out.safetensors")
+    (tmp_path / "models" / "small").mkdir(parents=True)
+    (tmp_path / "models" / "small" / "a.pt").write_bytes(weights)
+    run("convert", "small", tmp_path / "one.safetensors")
+    run("convert", tmp_path / "made.pt", tmp_path / "two.safetensors", "--config", "small")
+    one, two = (load_score_model(tmp_path / f"{name}.safetensors").network.state_dict() for name in ("one", "two"))
+    assert all(torch.equal(one[name], STATE[name]) and torch.equal(two[name], STATE[name]) for name in STATE)
+    with pytest.raises(models.ModelsError, match=r"--architecture and --config are needed \(names and shapes are those of --config small\)"):
+        run("convert", tmp_path / "made.pt", tmp_path / "three.safetensors")
+
+
+def test_convert_leaves_nothing_where_it_fails(known, tmp_path):
+    known(score())
+    large = {**STATE, "conv_in.bias": torch.full((32,), 1e6)}
+    as_file(large, tmp_path / "large.pt")
+    for extra, error, message in (
+        (("--dtype", "float16"), CheckpointError, "holds NaN or infinity as torch.float16"),
+        (("--dtype", "float8"), models.ModelsError, "--dtype 'float8' is not one of"),
+        (("--architecture", "ddpm"), models.ModelsError, "go together"),
+    ):
+        config = () if "--architecture" in extra else ("--config", "small")
+        with pytest.raises(error, match=message):
+            run("convert", tmp_path / "large.pt", tmp_path / "out.safetensors", *config, *extra)
+    with pytest.raises(models.ModelsError, match="must end in .safetensors"):
+        run("convert", tmp_path / "large.pt", tmp_path / "out.pt", "--config", "small")
+    with pytest.raises(models.ModelsError, match="neither a readable JSON file nor a name in the registry"):
+        run("convert", tmp_path / "large.pt", tmp_path / "out.safetensors", "--architecture", "ddpm", "--config", tmp_path / "none.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["large.pt"]
+
+
+def test_info(known, weights, tmp_path):
+    known(score())
+    lines = run("info", tmp_path / "made.pt").output.splitlines()
+    assert lines[0].endswith("made.pt: PyTorch, 2.8 MB")
+    assert "144 tensors, 702,499 numbers, float32; the first:" in lines
+    assert "  temb.dense.0.weight (128, 32) float32" in lines
+    assert lines[-1] == "names and shapes are those of: small"
+    source, _ = checkpoint(tmp_path / "checkpoint_8.pth")
+    text = run("info", source).output
+    assert "holds a moving average of the weights" in text and "  step: 3" in text and "optimiser" not in text
+    torch.save(golden.network(NAME), tmp_path / "module.pt")
+    text = run("info", tmp_path / "module.pt").output
+    assert "pickle with code" in text and "not opened: it would import and may call" in text and "  purify.networks.ddpm.DDPM" in text
