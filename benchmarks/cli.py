@@ -228,7 +228,11 @@ def models_list() -> None:
 
 
 @models.command("fetch")
-def models_fetch(names: Annotated[list[str], typer.Argument(help="Names of `purify models list`, or robustbench:DATASET/THREAT/NAME.")]) -> None:
+def models_fetch(
+    names: Annotated[
+        list[str], typer.Argument(help="Names of `purify models list`; classifiers: robustbench:DATASET/THREAT/NAME, torchvision:NAME, timm:NAME.")
+    ],
+) -> None:
     """Download weights or data: resumed, checked, and moved into place at the end."""
     from benchmarks.models import fetch
 

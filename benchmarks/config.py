@@ -54,7 +54,7 @@ def load(kind: type[Config], config: str, overrides: list[str] | None = None) ->
     Raises:
         ConfigError: anything wrong with the file, a key or a value.
     """
-    values = _read(find(config))
+    values = read(find(config))
     for override in overrides or []:
         key, separator, text = override.partition("=")
         if not separator or not key:
@@ -75,7 +75,8 @@ def validate(kind: type[Config], values: dict[str, Any]) -> Config:
         raise ConfigError("\n".join(_explain(kind, problem) for problem in error.errors())) from None
 
 
-def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+def read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A file's values over those of the files that it extends. Raises ConfigError for what is not readable."""
     if path.resolve() in seen:
         raise ConfigError(f"{path}: `extends` goes round in a circle")
     try:
@@ -90,7 +91,7 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     parent_path = path.parent / str(parent)
     if not parent_path.is_file():
         raise ConfigError(f"{path}: extends {parent!r}, but there is no file {parent_path}")
-    return _merge(_read(parent_path, (*seen, path.resolve())), values)
+    return _merge(read(parent_path, (*seen, path.resolve())), values)
 
 
 def _merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """`purify models`: what is known, fetched, checked, converted and looked into. Functions return what is printed."""
 
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from rich.table import Column, Table
 
 from benchmarks import config as configs
 from benchmarks import runs
+from benchmarks.classifiers import source_module
 from purify.score import ScoreModel
 from purify.zoo import KIND, archive, checkpoint, load_score_model, registry, save_score_model
 from purify.zoo.checkpoint import CheckpointError
@@ -22,7 +22,9 @@ from purify.zoo.folders import models_folder
 from purify.zoo.inspect_file import FileInfo, fitting_entries, inspect
 from purify.zoo.registry import Entry
 
-ROBUSTBENCH = "robustbench:"
+ZOOS = ("robustbench", "torchvision", "timm")
+"""Zoos of classifiers whose weights have an address that a program can fetch."""
+
 _SHOWN = 6
 
 
@@ -61,25 +63,25 @@ def overview() -> Table:
 
 
 def used_by(name: str) -> list[str]:
-    """The packaged configurations in which the name stands."""
+    """The packaged configurations whose score model it is."""
     folder = configs.configs_folder()
-    word = re.compile(rf"(?<![\w.-]){re.escape(name)}(?![\w-])")
-    return [str(file.relative_to(folder).with_suffix("")) for file in sorted(folder.rglob("*.yaml")) if word.search(file.read_text())]
+    experiments = {str(file.relative_to(folder).with_suffix("")): configs.read(file).get("score") for file in sorted(folder.rglob("*.yaml"))}
+    return [config for config, score in experiments.items() if name in (score, score.get("name") if isinstance(score, dict) else None)]
 
 
 def fetch(names: Sequence[str], say: Callable[[str], None]) -> None:
     """Downloads what is not here yet, and unpacks data archives. All names are looked up before anything is downloaded.
 
     Args:
-        names: of the registry, or "robustbench:DATASET/THREAT/NAME".
+        names: of the registry, or of a classifier: "robustbench:DATASET/THREAT/NAME", "torchvision:NAME", "torchvision:NAME/VERSION", "timm:NAME".
         say: told what was done.
 
     Raises:
         ModelsError, RegistryError: an unknown name.
         DownloadError, ArchiveError: what did not come, or was not as expected.
     """
-    entries = {name: None if name.startswith(ROBUSTBENCH) else registry.find(name) for name in names}
-    jobs = {name: _robustbench_files(name) if entry is None else _files(entry) for name, entry in entries.items()}
+    entries = {name: None if name.partition(":")[0] in ZOOS else registry.find(name) for name in names}
+    jobs = {name: _classifier_files(name) if entry is None else _files(entry) for name, entry in entries.items()}
     for name, entry in entries.items():
         if entry is not None and registry.is_here(entry):
             say(f"{name}: is here, {registry.path_of(entry)}")
@@ -172,16 +174,18 @@ def _files(entry: Entry) -> list[Wanted]:
     return [Wanted(path, file.sources, registry.how_to_get(entry), file.size, file.sha256, file.md5) for file, path in registry.downloads_of(entry)]
 
 
-def _robustbench_files(name: str) -> list[Wanted]:
-    parts = name.removeprefix(ROBUSTBENCH).split("/")
-    if len(parts) != 3:
-        raise ModelsError(f"{name!r} must be robustbench:DATASET/THREAT/NAME, for instance robustbench:cifar10/Linf/Standard")
-    from benchmarks.classifiers.from_robustbench import library_address, robustbench_source
-
-    source = robustbench_source(*parts)
-    address = library_address(*parts)
-    origins = [f"gdrive:{gdrive_id}" for gdrive_id in source.gdrive_ids] if address is None else [address]
-    return [Wanted(path, (origin,), "") for path, origin in zip(source.files, origins, strict=True)]
+def _classifier_files(name: str) -> list[Wanted]:
+    source, _, rest = name.partition(":")
+    zoo, parts = source_module(source), rest.split("/")
+    if len(parts) not in {"robustbench": (3,), "torchvision": (1, 2), "timm": (1,)}[source]:
+        forms = {"robustbench": "DATASET/THREAT/NAME, for instance cifar10/Linf/Standard", "torchvision": "NAME or NAME/VERSION", "timm": "NAME"}
+        raise ModelsError(f"{name!r}: {source}: is followed by {forms[source]}")
+    if source != "robustbench":
+        path, address = zoo.torchvision_source(*parts) if source == "torchvision" else zoo.timm_source(*parts)
+        return [Wanted(path, (address,), "")]
+    files, address = zoo.robustbench_source(*parts), zoo.library_address(*parts)
+    origins = [f"gdrive:{gdrive_id}" for gdrive_id in files.gdrive_ids] if address is None else [address]
+    return [Wanted(path, (origin,), "") for path, origin in zip(files.files, origins, strict=True)]
 
 
 def _fetch_file(wanted: Wanted, say: Callable[[str], None]) -> None:

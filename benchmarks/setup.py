@@ -1,6 +1,8 @@
 """What a configuration names, loaded and checked to fit together, before any work starts."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,14 +57,17 @@ def load(settings: BenchConfig, device: torch.device, images: int, asked_by: str
     Raises:
         ConfigError, CheckpointError, DatasetError, ValueError: anything that cannot work.
     """
-    data = datasets.load(settings.data.name, settings.data.root)
+    data, classifier, score = _load_all(
+        lambda: datasets.load(settings.data.name, settings.data.root),
+        settings.classifier.load,
+        settings.score.load,
+    )
     first = settings.data.first
     if first + images > len(data):
         raise ConfigError(f"{asked_by}={images} from data.first={first}: {settings.data.name!r} has {len(data)} images")
     order = torch.arange(len(data)) if settings.data.subset_seed is None else datasets.subset(len(data), settings.data.subset_seed)
     positions = order[first : first + images]
     x = datasets.as_floats(data.images[positions])
-    classifier, score = settings.classifier.load(), settings.score.load()
     channels = data.images.shape[1]
     if score.image_shape is not None and score.image_shape[0] != channels:
         raise ConfigError(f"score={settings.score.name!r} takes images of {score.image_shape[0]} channels, data.name={settings.data.name!r} has {channels}")
@@ -81,6 +86,21 @@ def load(settings: BenchConfig, device: torch.device, images: int, asked_by: str
     few = setup.x[:3] if settings.purifier.size is None else F.interpolate(setup.x[:3], settings.purifier.size, mode="bilinear")
     warn_if_implausible(score, f"score={settings.score.name!r}", few)
     return setup
+
+
+def _load_all(*parts: Callable[[], Any]) -> list[Any]:
+    """What each part gives; where some are missing, one error says all that is missing, so that a user fetches it in one go."""
+    found, problems = [], []
+    for part in parts:
+        try:
+            found.append(part())
+        except ValueError as error:
+            problems.append(error)
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise ConfigError("\n".join(map(str, problems)))
+    return found
 
 
 @torch.no_grad()

@@ -26,6 +26,7 @@ __all__ = [
     "load_classifier",
     "packaged_classifiers",
     "save_classifier",
+    "source_module",
 ]
 
 
@@ -71,9 +72,12 @@ def _resolve(name: str | os.PathLike[str], dataset: str | None, threat: str | No
     if not (known and source == "robustbench") and (dataset is not None or threat is not None):
         raise ValueError(f'dataset={dataset!r}, threat={threat!r}: only "robustbench:" names take them, got {name!r}')
     request = Request(rest if known else name, dataset, threat, None if weights is None else os.fspath(weights))
-    if not known:
-        return packaged, request
+    return (source_module(source) if known else packaged), request
+
+
+def source_module(source: str) -> ModuleType:
+    """The module that answers for one of `SOURCES`."""
     with warnings.catch_warnings():
         for message in ("pkg_resources is deprecated", "`torch.jit.interface` is deprecated"):  # by RobustBench's and timm's imports
             warnings.filterwarnings("ignore", message=message)
-        return importlib.import_module(f"benchmarks.classifiers.from_{source}"), request
+        return importlib.import_module(f"benchmarks.classifiers.from_{source}")

@@ -53,7 +53,7 @@ def files(request: Request) -> tuple[Path, ...]:
             cached += [Path(found)] if isinstance(found, str) else []
     if isinstance(configuration.url, str) and configuration.url and not configuration.custom_load:
         cached.append(weights_on_disk.hub_checkpoint(configuration.url))
-    way = f"Download {url} to there, or give weights=FILE. {weights_on_disk.DRY_RUN}"
+    way = f"Get them with `purify models fetch timm:{request.name}`, or download {url} to there, or give weights=FILE. {weights_on_disk.DRY_RUN}"
     return (weights_on_disk.find((place, *cached), f"timm:{request.name}", way),)
 
 

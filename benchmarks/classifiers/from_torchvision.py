@@ -48,7 +48,8 @@ def files(request: Request) -> tuple[Path, ...]:
         return (Path(request.weights),)
     place, url = torchvision_source(request.name, version.name)
     what = f"torchvision:{request.name} with weights={version.name!r}"
-    way = f"Download {url} to there, or give weights=FILE. {weights_on_disk.DRY_RUN}"
+    fetch = f"purify models fetch torchvision:{request.name}/{version.name}"
+    way = f"Get them with `{fetch}`, or download {url} to there, or give weights=FILE. {weights_on_disk.DRY_RUN}"
     return (weights_on_disk.find((place, weights_on_disk.hub_checkpoint(url)), what, way),)
 
 

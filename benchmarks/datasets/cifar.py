@@ -91,9 +91,10 @@ def load(name: str, _argument: str, root: str | None) -> Dataset:
     for extract in extracts:
         if extract.is_file():
             return _extract(extract)
+    looked_for = " nor ".join(map(str, (*family.folders, *extracts)))
     raise DatasetError(
-        f"{name!r} is not in {folder}, which has neither {family.folders[0]} nor {family.folders[1]}{''.join(f' nor {file}' for file in extracts)}. Get "
-        f"{family.url}-binary.tar.gz, unpack it there, or give the place of the unpacked folder as data.root (or the environment variable PURIFY_DATA)."
+        f"{name!r} is not in {folder}, which has neither {looked_for}. Get it with `purify models fetch {family_name}-binary`, or unpack "
+        f"{family.url}-binary.tar.gz there, or give the place of the unpacked folder as data.root (or the environment variable PURIFY_DATA)."
     )
 
 

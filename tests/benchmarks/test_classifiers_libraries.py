@@ -156,7 +156,7 @@ def test_googlenet_transforms_its_input_as_with_published_weights():
         ("torchvision:resnet50", "IMAGENET1K_V3", "resnet50 has IMAGENET1K_V1, IMAGENET1K_V2; else give a .pth"),
         ("torchvision:resnet50", "DEFAULT", "resnet50 has IMAGENET1K_V1, IMAGENET1K_V2; else give a .pth"),
         ("torchvision:vit_h_14", None, "no IMAGENET1K_V1; choose weights= from IMAGENET1K_SWAG_E2E_V1, IMAGENET1K_SWAG_LINEAR_V1"),
-        ("torchvision:resnet50", None, "not at .*resnet50-0676ba61.pth .nor at .*Download https://download.pytorch.org/models/resnet50-0676ba61.pth"),
+        ("torchvision:resnet50", None, "not at .*resnet50-0676ba61.pth .nor at .*download https://download.pytorch.org/models/resnet50-0676ba61.pth"),
         ("torchvision:resnet18", "absent.pth", "no weight file at absent.pth"),
         ("timm:resnet5", None, "timm has no model 'resnet5'; did you mean resnet50"),
         ("timm:resnet50.x", None, "timm's resnet50 has no weights 'x'; known: .*resnet50.a1_in1k"),

@@ -140,7 +140,10 @@ def test_binary_files_that_are_not_the_official_ones(tmp_path, small):
         datasets.DatasetError, match="has 18437 bytes, the official file has 18438: get https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
     ):
         datasets.load("cifar10-test", str(tmp_path))
-    with pytest.raises(datasets.DatasetError, match=r"'cifar100-train' is not in .*, which has neither cifar-100-binary nor cifar-100-python. Get https://"):
+    with pytest.raises(
+        datasets.DatasetError,
+        match=r"'cifar100-train' is not in .*, which has neither cifar-100-binary nor cifar-100-python. Get it with `purify models fetch cifar100-binary`",
+    ):
         datasets.load("cifar100-train", str(tmp_path))
 
 

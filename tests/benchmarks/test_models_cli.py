@@ -94,16 +94,17 @@ def run(*arguments):
 
 def test_list_names_everything_and_its_users(monkeypatch, tmp_path):
     (tmp_path / "configs" / "cifar10").mkdir(parents=True)
-    (tmp_path / "configs" / "cifar10" / "diffpure.yaml").write_text("score:\n  weights: cifar10-ddpmpp-deep-vp\n")
-    (tmp_path / "configs" / "other.yaml").write_text("weights: cifar10-ddpmpp-deep-vp-mine, x-cifar10-ddpmpp-deep-vp\n")
+    (tmp_path / "configs" / "cifar10" / "diffpure.yaml").write_text("score: {name: cifar10-ddpmpp-deep-vp}\n")
+    (tmp_path / "configs" / "cifar10" / "l2.yaml").write_text("extends: diffpure.yaml\nseed: 1\n")
+    (tmp_path / "configs" / "other.yaml").write_text("score: cifar10-ddpmpp-vp\n")
     monkeypatch.setattr(models.configs, "configs_folder", lambda: tmp_path / "configs")
     monkeypatch.setenv("PURIFY_MODELS", str(tmp_path / "models"))
     lines = run("list").output.splitlines()
     for name in registry.entries():
         assert any(f" {name} " in line for line in lines), name
     line = next(line for line in lines if " cifar10-ddpmpp-deep-vp " in line)
-    assert [cell.strip() for cell in line.split("│")[2:-1]] == ["score", "score_sde/ncsnpp", "unknown", "Apache-2.0", "no", "cifar10/diffpure"]
-    assert models.used_by("cifar10-ddpmpp-deep-vp") == ["cifar10/diffpure"] and models.used_by("cifar100-binary") == []
+    assert [cell.strip() for cell in line.split("│")[2:-1]] == ["score", "score_sde/ncsnpp", "unknown", "Apache-2.0", "no", "cifar10/diffpure, cifar10/l2"]
+    assert models.used_by("cifar10-ddpmpp-vp") == ["other"] and models.used_by("cifar100-binary") == []
     assert "2,211.4 MB" in next(line for line in lines if " imagenet256-adm-uncond " in line)
 
 
@@ -179,16 +180,21 @@ def test_pickles_are_fetched_but_the_export_is_loaded(known, served, tmp_path):
     assert models.verify([])[0].state == "ok"
 
 
-def test_robustbench_names(monkeypatch, tmp_path):
+def test_names_of_classifiers(monkeypatch, tmp_path):
+    """Fetched from where their libraries would, to where `load_classifier` looks."""
     monkeypatch.setenv("PURIFY_MODELS", str(tmp_path))
     calls = []
-    monkeypatch.setattr(models, "_fetch_file", lambda wanted, say: calls.append(wanted))
-    run("fetch", "robustbench:cifar10/Linf/Standard")
-    (wanted,) = calls
-    assert wanted.sources == ("gdrive:1t98aEuzeTL8P7Kpd5DIrCoCL21BNZUhC",)
-    assert wanted.target.parts[-3:] == ("cifar10", "Linf", "Standard.pt") and tmp_path in wanted.target.parents
-    with pytest.raises(models.ModelsError, match="must be robustbench:DATASET/THREAT/NAME"):
-        run("fetch", "robustbench:Standard")
+    monkeypatch.setattr(models, "_fetch_file", lambda wanted, say: calls.append((str(wanted.target.relative_to(tmp_path)), *wanted.sources)))
+    run("fetch", "robustbench:cifar10/Linf/Standard", "torchvision:resnet50", "torchvision:resnet50/IMAGENET1K_V2", "timm:deit_small_patch16_224")
+    assert calls == [
+        ("robustbench/cifar10/Linf/Standard.pt", "gdrive:1t98aEuzeTL8P7Kpd5DIrCoCL21BNZUhC"),
+        ("torchvision/resnet50-0676ba61.pth", "https://download.pytorch.org/models/resnet50-0676ba61.pth"),
+        ("torchvision/resnet50-11ad3fa6.pth", "https://download.pytorch.org/models/resnet50-11ad3fa6.pth"),
+        ("timm/deit_small_patch16_224.fb_in1k.safetensors", "https://huggingface.co/timm/deit_small_patch16_224.fb_in1k/resolve/main/model.safetensors"),
+    ]
+    for name in ("robustbench:Standard", "torchvision:a/b/c", "timm:a/b"):
+        with pytest.raises(models.ModelsError, match="is followed by"):
+            run("fetch", name)
     with pytest.raises(CheckpointError, match="did you mean"):
         run("fetch", "robustbench:cifar10/Linf/Standart")
 
