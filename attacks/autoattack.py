@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.checks import check_inputs
-from attacks.eot import call, eot_loss, takes_keys
+from attacks.eot import Expectation, call, takes_keys
 from attacks.losses import margin
 from attacks.randomness import default_keys, mix
 from attacks.threat import Threat
@@ -100,7 +100,8 @@ class AutoAttack:
                 official.apgd.loss = "dlr" if "apgd-dlr" in official.attacks_to_run and "apgd-ce" not in official.attacks_to_run else "ce"
                 parts = zip(x.split(self.batch_size), y.split(self.batch_size), strict=True)
                 best = torch.cat([official.apgd.perturb(images, labels, best_loss=True) for images, labels in parts])
-                first, second = (eot_loss(model, points, y, mix(keys, _CHOOSE), margin, _CHOOSE_DRAWS, self.batch_size) for points in (x_adv, best))
+                expectation = Expectation(model, y, _CHOOSE_DRAWS, self.batch_size)
+                first, second = (expectation.loss(points, mix(keys, _CHOOSE), margin) for points in (x_adv, best))
                 clean = (x_adv == x).flatten(1).all(1)
                 x_adv = torch.where((clean | (second > first))[:, None, None, None], best, x_adv)
         if progress is not None:

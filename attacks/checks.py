@@ -1,5 +1,7 @@
 """Checks of an attack's inputs, made once a call, before any work."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -23,3 +25,39 @@ def check_inputs(x: Tensor, y: Tensor, keys: Tensor | None = None) -> None:
         raise ValueError(f"y must hold class indices from 0, got {int(y.min())}")
     if keys is not None and (keys.shape != y.shape or keys.dtype != torch.int64):
         raise ValueError(f"keys must be int64 of shape ({len(x)},), got {keys.dtype} of shape {tuple(keys.shape)}")
+
+
+def check_targets(targets: Tensor | None, y: Tensor) -> None:
+    """Raises ValueError unless `targets` is None or (b,) non-negative int64 on the labels' device, each another class than the label."""
+    if targets is None:
+        return
+    if targets.shape != y.shape or targets.dtype != torch.int64:
+        raise ValueError(f"targets must be int64 classes of shape ({len(y)},), got {targets.dtype} of shape {tuple(targets.shape)}")
+    if targets.device != y.device:
+        raise ValueError(f"targets and y must be on the same device, got {targets.device} and {y.device}")
+    if int(targets.min()) < 0:
+        raise ValueError(f"targets must hold class indices from 0, got {int(targets.min())}")
+    same = int((targets == y).sum())
+    if same:
+        raise ValueError(f"targets must differ from the labels y, {same} of {len(y)} are equal")
+
+
+def check_start(start: Tensor | None, x: Tensor, distance: Callable[[Tensor, Tensor], Tensor], epsilon: float) -> None:
+    """Raises ValueError unless `start` is None or images like `x`, finite, in [0, 1], and within `epsilon` of it."""
+    if start is None:
+        return
+    if start.shape != x.shape or start.dtype != x.dtype or start.device != x.device:
+        raise ValueError(f"start must be images like x, {x.dtype} {tuple(x.shape)} on {x.device}, got {start.dtype} {tuple(start.shape)} on {start.device}")
+    if not start.isfinite().all() or float(start.min()) < 0 or float(start.max()) > 1:
+        raise ValueError("start must lie in [0, 1]")
+    outside = int((distance(start, x) > epsilon * (1 + 1e-4)).sum())
+    if outside:
+        raise ValueError(f"start must lie within epsilon={epsilon:g} of x, {outside} of {len(x)} images do not")
+
+
+def check_positive_integers(settings: object, *names: str) -> None:
+    """Raises ValueError unless the attributes `names` are integers from 1."""
+    for name in names:
+        value = getattr(settings, name)
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a positive integer, got {value!r}")

@@ -1,12 +1,15 @@
-"""Expectation over transformation (Athalye et al. 2018, arXiv 1707.07397): gradients and losses averaged over a model's draws."""
+"""Expectation over transformation (Athalye et al. 2018, arXiv 1707.07397): losses and gradients averaged over a model's draws."""
 
 import inspect
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from attacks.losses import Loss
+from attacks.cost import add_cost
+from attacks.losses import Loss, margin
 from attacks.randomness import mix
 
 
@@ -17,59 +20,140 @@ def takes_keys(model: nn.Module) -> bool:
 
 def call(model: nn.Module, x: Tensor, keys: Tensor) -> Tensor:
     """Logits of `x`, under `keys` where the model takes keys."""
+    add_cost(len(x), torch.is_grad_enabled() and x.requires_grad)
     return model(x, keys=keys) if takes_keys(model) else model(x)
 
 
-def eot_gradient(model: nn.Module, x: Tensor, y: Tensor, keys: Tensor, loss: Loss, draws: int, batch_size: int) -> tuple[Tensor, Tensor]:
-    """Gradient in `x` of the mean loss over `draws` draws, and that mean.
+class Expectation:
+    """A model under attack: mean losses over its draws, and their gradients.
 
-    Draws are batched with images, as many as fit into calls of `batch_size` rows.
+    Draws are batched with images, as many as fit into calls of `batch_size` rows. Where a call runs out of memory it is halved, and so are all later ones of
+    that model. Methods take some of the images, by their positions `rows` among the labels; draw j of an image is a function of its key and j.
 
     Args:
         model: images in [0, 1] -> logits.
-        x: (b, c, h, w).
-        y: (b,) int64 labels.
-        keys: (b,) int64; draw j of an image is a function of its key and j.
-        loss: per-image loss.
-        draws: number of draws.
+        labels: (b,) int64.
+        draws: of the model in each mean.
         batch_size: largest number of rows of one call of the model.
-
-    Returns:
-        gradient (b, c, h, w) and mean loss (b,), detached.
+        targets: (b,) int64, the classes to reach in a targeted attack.
     """
-    gradient, mean = torch.zeros_like(x), x.new_zeros(len(x))
-    for images, which in _calls(len(x), draws, batch_size):
-        inputs = x[images].detach().requires_grad_()
-        with torch.enable_grad():
-            losses = _losses(model, inputs, y[images], keys[images], loss, which)
-            (part,) = torch.autograd.grad(losses.sum(), inputs)
-        gradient[images] += part / draws
-        mean[images] += losses.detach().sum(0) / draws
-    return gradient, mean
+
+    def __init__(self, model: nn.Module, labels: Tensor, draws: int, batch_size: int, targets: Tensor | None = None):
+        self.model = model
+        self.labels = labels
+        self.targets = targets
+        self.draws = draws
+        self.batch_size = batch_size
+        self._classes = 1 + int(torch.stack([labels, labels if targets is None else targets]).max())
+
+    def gradient(self, x: Tensor, keys: Tensor, loss: Loss, rows: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradient in `x` of the mean loss over the draws (n, c, h, w), that mean (n,), and the share of draws that reached the goal (n,), all detached.
+
+        Args:
+            x: (n, c, h, w).
+            keys: (n,) int64.
+            loss: per-image loss.
+            rows: (n,) int64 positions of these images among the labels; None: all of them.
+        """
+        gradient, mean, success = torch.zeros_like(x), x.new_zeros(len(x)), x.new_zeros(len(x))
+
+        def part(images: slice, which: range) -> tuple[Tensor, Tensor, Tensor]:
+            inputs = x[images].detach().requires_grad_()
+            with torch.enable_grad():
+                losses, reached = self._evaluate(inputs, keys[images], (loss, _reached), _part(rows, images), which)
+                (of_part,) = torch.autograd.grad(losses.sum(), inputs)
+            return of_part, losses.detach().sum(0), reached.sum(0)
+
+        for images, (of_part, losses, reached) in self._walk(len(x), self.draws, part):
+            gradient[images] += of_part / self.draws
+            mean[images] += losses / self.draws
+            success[images] += reached / self.draws
+        return gradient, mean, success
+
+    @torch.no_grad()
+    def loss(self, x: Tensor, keys: Tensor, loss: Loss, rows: Tensor | None = None, draws: int | None = None) -> Tensor:
+        """(n,): the mean loss over `draws` draws, by default the object's own number, without gradients; other arguments as for `gradient`."""
+        draws = self.draws if draws is None else draws
+        mean = x.new_zeros(len(x))
+
+        def part(images: slice, which: range) -> Tensor:
+            return self._evaluate(x[images], keys[images], (loss,), _part(rows, images), which)[0].sum(0)
+
+        for images, losses in self._walk(len(x), draws, part):
+            mean[images] += losses / draws
+        return mean
+
+    @torch.no_grad()
+    def success(self, x: Tensor, keys: Tensor, rows: Tensor | None = None, draws: int | None = None) -> Tensor:
+        """(n,): the share of draws in which the attack's goal is reached (misclassified; targeted: the target predicted). A NaN does not count."""
+        return self.loss(x, keys, _reached, rows, draws)
+
+    def _evaluate(self, x: Tensor, keys: Tensor, losses: tuple[Loss, ...], rows: Tensor | slice, which: range) -> list[Tensor]:
+        """(draws, n) for each loss: the draws `which`, in one call of the model."""
+        k = len(which)
+        logits = call(self.model, x.repeat(k, 1, 1, 1), torch.cat([mix(keys, draw) for draw in which]))
+        if logits.ndim != 2 or len(logits) != k * len(x):
+            raise ValueError(f"the model must return logits of shape ({k * len(x)}, classes), got {tuple(logits.shape)}")
+        if logits.shape[1] < max(self._classes, 2):
+            raise ValueError(f"the model has {logits.shape[1]} classes, labels and targets go up to {self._classes - 1}")
+        labels, targets = self.labels[rows].repeat(k), None if self.targets is None else self.targets[rows].repeat(k)
+        return [loss(logits, labels, targets).reshape(k, len(x)).to(x.dtype) for loss in losses]
+
+    def _walk(self, count: int, draws: int, part: Callable[[slice, range], Any]) -> Iterator[tuple[slice, Any]]:
+        """(images, `part(images, draws)`) of each call, in a fixed order, which keeps sums repeatable."""
+        waiting = _calls(count, draws, min(self.batch_size, _fits.get(self.model, self.batch_size)))
+        while waiting:
+            images, which = waiting[0]
+            rows = (images.stop - images.start) * len(which)
+            try:
+                result = part(images, which)
+            except RuntimeError as error:
+                if not _is_out_of_memory(error) or rows == 1:
+                    raise
+                result = None
+            if result is not None:
+                yield images, result
+                del waiting[0]
+                continue
+            # Outside the `except`: the error holds the failed call's tensors.
+            _fits[self.model] = rows // 2
+            waiting = [half for call_ in waiting for half in _halves(*call_)]
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
 
 
-@torch.no_grad()
-def eot_loss(model: nn.Module, x: Tensor, y: Tensor, keys: Tensor, loss: Loss, draws: int, batch_size: int) -> Tensor:
-    """(b,): the mean loss over `draws` draws, without gradients; arguments as for `eot_gradient`."""
-    mean = x.new_zeros(len(x))
-    for images, which in _calls(len(x), draws, batch_size):
-        mean[images] += _losses(model, x[images], y[images], keys[images], loss, which).sum(0) / draws
-    return mean
+def _reached(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+    """1 where the goal is reached, else 0, also for NaN."""
+    return (margin(logits.detach(), labels, targets) > 0).to(logits.dtype)
 
 
-def _losses(model: nn.Module, x: Tensor, y: Tensor, keys: Tensor, loss: Loss, which: range) -> Tensor:
-    """(draws, b): the losses of the draws `which`, in one call of the model."""
-    k = len(which)
-    draw_keys = torch.cat([mix(keys, draw) for draw in which])
-    return loss(call(model, x.repeat(k, 1, 1, 1), draw_keys), y.repeat(k)).reshape(k, len(x)).to(x.dtype)
+_fits: "weakref.WeakKeyDictionary[nn.Module, int]" = weakref.WeakKeyDictionary()
+"""Rows of one call that fit into memory, for models that ran out of it."""
 
 
-def _calls(count: int, draws: int, batch_size: int) -> Iterator[tuple[slice, range]]:
-    """(images, draws) of each call: several draws of all images where they fit, else some images of one draw.
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error) or "can't allocate memory" in str(error)
 
-    Sums over draws then run in a fixed order, which keeps results repeatable on GPUs.
-    """
-    together = max(1, batch_size // count)
-    for first in range(0, draws, together):
-        for start in range(0, count, batch_size):
-            yield slice(start, start + batch_size), range(first, min(first + together, draws))
+
+def _calls(count: int, draws: int, batch_size: int) -> list[tuple[slice, range]]:
+    """(images, draws) of each call."""
+    together = max(1, batch_size // count) if count else 1
+    firsts = range(0, draws, together)
+    return [
+        (slice(start, min(start + batch_size, count)), range(first, min(first + together, draws))) for first in firsts for start in range(0, count, batch_size)
+    ]
+
+
+def _halves(images: slice, which: range) -> list[tuple[slice, range]]:
+    """Two calls in place of one; one row stays one."""
+    if images.stop - images.start == len(which) == 1:
+        return [(images, which)]
+    if len(which) > 1:
+        middle = which.start + len(which) // 2
+        return [(images, range(which.start, middle)), (images, range(middle, which.stop))]
+    middle = (images.start + images.stop) // 2
+    return [(slice(images.start, middle), which), (slice(middle, images.stop), which)]
+
+
+def _part(rows: Tensor | None, images: slice) -> Tensor | slice:
+    return images if rows is None else rows[images]

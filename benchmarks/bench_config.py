@@ -130,7 +130,9 @@ class PGDConfig(AttackConfig):
     batch_size: int = Field(256, gt=0)
 
     def build(self, defended: bool) -> Attack:
-        return attacks.PGD(self.threat.build(), self.steps, self._eot(defended), self.step_size, self.loss, self.restarts, self.random_start, self.batch_size)
+        return attacks.PGD(
+            self.threat.build(), self.steps, self._eot(defended), self.step_size, self.loss, self.restarts, self.random_start, batch_size=self.batch_size
+        )
 
     def _eot(self, defended: bool) -> int:
         return self.eot if defended and self.randomness == "fresh" else 1  # the draws of a deterministic model are all alike

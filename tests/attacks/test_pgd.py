@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from attacks import L2, PGD, Linf
-from attacks.eot import eot_gradient
+from attacks.eot import Expectation
 from attacks.losses import cross_entropy, margin
 from attacks.randomness import mix
 
@@ -77,7 +77,7 @@ def test_eot_gradient_is_the_mean_over_draws():
         x = X.clone().requires_grad_()
         expected += torch.autograd.grad(cross_entropy(model(x, keys=mix(keys, draw)), Y).sum(), x)[0] / 5
     for batch_size in (1, 4, 1000):
-        gradient, mean = eot_gradient(model, X, Y, keys, cross_entropy, 5, batch_size)
+        gradient, mean, _ = Expectation(model, Y, 5, batch_size).gradient(X, keys, cross_entropy)
         torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-12)
         assert mean.shape == (6,)
 
@@ -168,7 +168,7 @@ def test_progress_counts_gradients():
     [
         ({"steps": 0}, "steps must be a positive integer, got 0"),
         ({"eot": 0}, "eot must be a positive integer, got 0"),
-        ({"loss": "dlr"}, "loss='dlr' is not one of ce, margin"),
+        ({"loss": "cw"}, "loss='cw' is not one of ce, margin, dlr"),
         ({"step_size": 0.0}, "step_size must be positive, got 0.0"),
     ],
 )
