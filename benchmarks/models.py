@@ -1,6 +1,7 @@
 """`purify models`: what is known, fetched, checked, converted and looked into. Functions return what is printed."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,12 +97,14 @@ def fetch(names: Sequence[str], say: Callable[[str], None]) -> None:
 
 
 def verify(names: Sequence[str]) -> list[Verdict]:
-    """Size, checksum and, of score models, a strict load with finite weights; by default of everything that is here."""
+    """Size, checksum and, of score models, a strict load with finite weights; by default of all of the registry that is here.
+
+    `names` as for `fetch`; of classifiers the checksum recorded when they were fetched, and the one in torchvision's file names.
+    """
     if names:
-        chosen = [registry.find(name) for name in names]
-    else:
-        chosen = [entry for entry in registry.entries().values() if registry.is_here(entry) or any(path.exists() for _, path in registry.downloads_of(entry))]
-    return [_verify(entry) for entry in chosen]
+        return [_verify_classifier(name) if name.partition(":")[0] in ZOOS else _verify(registry.find(name)) for name in names]
+    entries = registry.entries().values()
+    return [_verify(entry) for entry in entries if registry.is_here(entry) or any(path.exists() for _, path in registry.downloads_of(entry))]
 
 
 def convert(source: str, out: Path, architecture: str | None, config: str | None, dtype: str) -> list[str]:
@@ -235,6 +238,18 @@ def _verify(entry: Entry) -> Verdict:
         return Verdict(entry.name, "unchecked", f"size and checksum are right; not loaded: {error}")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Verdict(entry.name, "ok", f"size, checksum, strict load: {parameters:,} parameters")
+
+
+def _verify_classifier(name: str) -> Verdict:
+    try:
+        for wanted in _classifier_files(name):
+            sha256 = check_file(wanted.target)
+            prefix = re.search(r"-([0-9a-f]{8,64})\.pth$", wanted.target.name)  # torch.hub's convention
+            if prefix and not sha256.startswith(prefix.group(1)):
+                return Verdict(name, "FAIL", f"{wanted.target} has the SHA-256 {sha256}, not the one that its name begins with: delete it and fetch it again")
+    except (DownloadError, FileNotFoundError) as error:
+        return Verdict(name, "FAIL", str(error))
+    return Verdict(name, "ok", "checksum as recorded")
 
 
 def _load_entry(entry: Entry) -> ScoreModel:

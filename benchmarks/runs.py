@@ -151,9 +151,9 @@ def fingerprint(*parts: str | bytes | Path) -> str:
     return digest.hexdigest()
 
 
-def fingerprint_weights(module: nn.Module) -> str:
-    """SHA-256 of a module's parameters and buffers, and of its own settings: the same whatever file they came from."""
-    digest = hashlib.sha256(module.extra_repr().encode())
+def fingerprint_model(module: nn.Module, *settings: str) -> str:
+    """SHA-256 of a module's structure, parameters and buffers, and of what else it depends on: the same whatever file it came from."""
+    digest = hashlib.sha256("\n".join((repr(module), *settings)).encode())
     for name, tensor in module.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

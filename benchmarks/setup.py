@@ -1,5 +1,6 @@
 """What a configuration names, loaded and checked to fit together, before any work starts."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +12,10 @@ from torch.nn import functional as F
 from benchmarks import classifiers, datasets
 from benchmarks.bench_config import BenchConfig
 from benchmarks.config import ConfigError
-from benchmarks.runs import fingerprint_weights
+from benchmarks.runs import fingerprint, fingerprint_model
 from purify import DefendedClassifier, DiffPure, Resized, ScoreModel
 from purify.gradients import GradientMode
-from purify.zoo import warn_if_implausible
+from purify.zoo import settings_of, warn_if_implausible
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Setup:
         x: (n, c, h, w) float32 in [0, 1]; `y` (n,) int64; `image_ids` (n,) positions in the data set, on the CPU; `classes` their names.
         classifier: images in [0, 1] -> logits.
         score: the score model.
-        weights: SHA-256 of the models' weights.
+        weights: SHA-256 of each model, weights and settings.
     """
 
     settings: BenchConfig
@@ -39,6 +40,10 @@ class Setup:
     classifier: nn.Module
     score: ScoreModel
     weights: dict[str, str]
+
+    def fingerprint_data(self) -> str:
+        """SHA-256 of images, labels and positions: a resumed run must see the same ones, wherever their files lie."""
+        return fingerprint(*(tensor.cpu().contiguous().numpy().tobytes() for tensor in (self.x, self.y, self.image_ids)))
 
     def defended(self, gradient: GradientMode | None = None) -> DefendedClassifier:
         """The configured defence, its purifier in another gradient mode where one is given."""
@@ -80,7 +85,7 @@ def load(settings: BenchConfig, device: torch.device, images: int, asked_by: str
         data.classes,
         classifier.to(device),
         score.to(device),
-        {"classifier": fingerprint_weights(classifier), "score": fingerprint_weights(score)},
+        {"classifier": fingerprint_model(classifier), "score": fingerprint_model(score, json.dumps(settings_of(score)))},
     )
     _check_fit(setup)
     few = setup.x[:3] if settings.purifier.size is None else F.interpolate(setup.x[:3], settings.purifier.size, mode="bilinear")
@@ -113,3 +118,6 @@ def _check_fit(setup: Setup) -> None:
             raise ConfigError(f"{name} does not take images of shape {tuple(setup.x.shape[1:])}: {error}") from error
         if classes <= int(setup.y.max()):
             raise ConfigError(f"{name} has {classes} classes, the labels go up to {int(setup.y.max())}")
+        named = not setup.classes[0].isdigit()  # else the data set does not say how many classes there are beyond its own labels
+        if named and classes != len(setup.classes):
+            raise ConfigError(f"{name} has {classes} classes, data.name={setup.settings.data.name!r} has {len(setup.classes)}: it is made for other data")

@@ -33,9 +33,9 @@ class ScoreModel(nn.Module):
             networks, EDM).
         time_scale: factor from t to the network's time label (999 for score_sde; 1000 for chains of 1000 steps counted from 0).
         time_offset: added to the label (-1 for such chains: label k belongs to t = (k + 1) / 1000).
-        label_rounding: None, "nearest" for networks that look their noise levels up (score_sde's discrete VE ones), or "floor", rounding down in float32 as
-            DiffPure does with guided-diffusion networks: for parity with its numbers only, as neighbouring times then share a label, and the rounding error
-            of t decides which.
+        label_rounding: None, "nearest" for networks that look their noise levels up (score_sde's discrete VE ones), or "floor": `time_scale * t` in float32,
+            rounded down, without `time_offset`, as DiffPure has it with guided-diffusion networks. For parity with its numbers only: neighbouring times then
+            share a label, and the rounding error of t decides which.
         t_max: the largest t that the network was trained on, by default the schedule's; purifiers refuse a t_star beyond it.
         classes: number of classes of a class-conditional network, else None. Such a model works once `with_class` has chosen one.
         metadata: provenance, kept as it is.
@@ -64,10 +64,6 @@ class ScoreModel(nn.Module):
             raise ValueError(f"prediction={prediction!r} is not one of {', '.join(get_args(Prediction))}")
         if time_label not in ("t", "sigma"):
             raise ValueError(f"time_label={time_label!r} is not one of t, sigma")
-        if label_rounding not in (None, *get_args(LabelRounding)):
-            raise ValueError(f"label_rounding={label_rounding!r} is not one of None, {', '.join(get_args(LabelRounding))}")
-        if time_label == "sigma" and label_rounding is not None:
-            raise ValueError('label_rounding goes with time_label="t"; labels of "sigma" are not counted')
         t_max = schedule.t_max if t_max is None else t_max
         if not 0 < t_max < float("inf"):
             raise ValueError(f"t_max must be a positive number, got {t_max}")
@@ -86,7 +82,7 @@ class ScoreModel(nn.Module):
         self.time_scale = time_scale
         self.time_label = time_label
         self.time_offset = time_offset
-        self.label_rounding = label_rounding
+        self.label_rounding = self._checked_rounding(label_rounding)
         self.t_max = t_max
         self.value_range = (float(value_range[0]), float(value_range[1]))
         self.classes = classes
@@ -102,6 +98,19 @@ class ScoreModel(nn.Module):
         model = copy.copy(self)
         model.class_label = label
         return model
+
+    def with_label_rounding(self, label_rounding: LabelRounding | None) -> "ScoreModel":
+        """The model with its labels rounded, see the constructor, sharing this one's network. Raises ValueError as the constructor does."""
+        model = copy.copy(self)
+        model.label_rounding = self._checked_rounding(label_rounding)
+        return model
+
+    def _checked_rounding(self, label_rounding: LabelRounding | None) -> LabelRounding | None:
+        if label_rounding not in (None, *get_args(LabelRounding)):
+            raise ValueError(f"label_rounding={label_rounding!r} is not one of None, {', '.join(get_args(LabelRounding))}")
+        if self.time_label == "sigma" and label_rounding is not None:
+            raise ValueError('label_rounding goes with time_label="t"; labels of "sigma" are not counted')
+        return label_rounding
 
     def check_class(self) -> None:
         """Raises ValueError where the network is class-conditional and no class is chosen."""
@@ -147,7 +156,7 @@ class ScoreModel(nn.Module):
             t = t.double() if isinstance(t, Tensor) else t
             label = self.schedule.sigma(t) / self.schedule.alpha(t)
         elif self.label_rounding == "floor":
-            single = (self.time_scale * torch.as_tensor(t, dtype=torch.float32) + self.time_offset).floor()
+            single = (self.time_scale * torch.as_tensor(t, dtype=torch.float32)).floor()
             label = single if isinstance(t, Tensor) else float(single)
         else:
             label = self.time_scale * t + self.time_offset

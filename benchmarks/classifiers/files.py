@@ -10,11 +10,9 @@ from torch import Tensor, nn
 
 from purify.zoo import checkpoint
 from purify.zoo.checkpoint import CheckpointError
-from purify.zoo.guard import read_tensors
+from purify.zoo.guard import named_tensors, read_tensors
 
 DRY_RUN = "For a dry run weights='random' is enough."
-_NESTED = ("state_dict", "model_state_dict", "model")
-_SHOWN = 3
 
 
 def find(candidates: Sequence[Path], what: str, way: str) -> Path:
@@ -45,32 +43,14 @@ def state_dict(path: Path, prefixes: Sequence[str] = ("module.",)) -> dict[str, 
     Raises:
         CheckpointError: a file that cannot be used or carries code, that holds something else, or NaN or infinity among the tensors.
     """
-    content = read_tensors(path)
-    content = next((content[key] for key in _NESTED if isinstance(content.get(key), dict)), content)
-    odd = [name for name, value in content.items() if not isinstance(name, str) or not isinstance(value, Tensor)]
-    if odd or not content:
-        found = f"{odd[0]!r} is a {type(content[odd[0]]).__name__}" if odd else "it is empty"
-        raise CheckpointError(f"{path} must hold named tensors, as they are or under {', '.join(map(repr, _NESTED))}; {found}")
-    prefix = next((prefix for prefix in prefixes if all(name.startswith(prefix) for name in content)), "")
-    tensors = {name.removeprefix(prefix): tensor for name, tensor in content.items()}
+    tensors = named_tensors(read_tensors(path), path, prefixes)
     checkpoint.check_finite(tensors, path)
     return tensors
 
 
 def load_strictly(model: nn.Module, tensors: dict[str, Tensor], path: Path, what: str) -> None:
     """Loads `tensors` into `model`, every name and shape equal. Raises CheckpointError that lists the first differences."""
-    expected = model.state_dict()
-    missing = [name for name in expected if name not in tensors]
-    unexpected = [name for name in tensors if name not in expected]
-    common = [(name, tuple(tensors[name].shape), tuple(tensor.shape)) for name, tensor in expected.items() if name in tensors]
-    shapes = [f"{name} {found} instead of {wanted}" for name, found, wanted in common if found != wanted]
-    differences = [
-        f"{kind}: {', '.join(names[:_SHOWN])}" + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-        for kind, names in (("missing", missing), ("unexpected", unexpected), ("shapes", shapes))
-        if names
-    ]
-    if differences:
-        raise CheckpointError(f"{path}: the weights do not fit {what}: {'; '.join(differences)}")
+    checkpoint.check_names(model.state_dict(), tensors, path, what)
     model.load_state_dict(tensors)
 
 

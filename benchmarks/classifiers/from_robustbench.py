@@ -22,7 +22,7 @@ from benchmarks.classifiers.request import Request, nearest
 from purify.zoo import checkpoint
 from purify.zoo.checkpoint import CheckpointError
 from purify.zoo.folders import models_folder
-from purify.zoo.guard import read_tensors
+from purify.zoo.guard import kind_of, read_tensors
 
 THREATS = ("Linf", "L2", "corruptions")
 
@@ -88,12 +88,14 @@ def load(request: Request) -> nn.Module:
     if request.random:
         return entry["model"]()
     for path in paths:
-        read_tensors(path)  # refuses code: RobustBench leaves the choice to PyTorch's default, which the environment can change
+        if kind_of(path) == "safetensors":
+            raise CheckpointError(f"{path} is a safetensors file; RobustBench's loader reads PyTorch files only")
+        read_tensors(path)  # refuses code in the very bytes that RobustBench then reads: it leaves safety to a default, which the environment can change
     try:
         model = load_model(name, model_dir=_model_dir(), dataset=dataset, threat_model=threat)
     except checkpoint.UNUSABLE as error:
         raise CheckpointError(f"{', '.join(map(str, paths))}: RobustBench cannot load this as {name}: {' '.join(str(error).split())[:500]}") from error
-    checkpoint.check_finite(dict(model.named_parameters()), paths[0])
+    checkpoint.check_finite(model.state_dict(), paths[0])
     return model
 
 

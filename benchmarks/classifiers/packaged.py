@@ -59,6 +59,9 @@ class SmallResNet(nn.Module):
         h = self.blocks(self.stem((x - self.mean) / self.std))
         return self.head(h.mean((2, 3)))
 
+    def extra_repr(self) -> str:
+        return f"mean={self.mean}, std={self.std}"
+
 
 ARCHITECTURES: dict[str, type[nn.Module]] = {"small_resnet": SmallResNet}
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.datasets.errors import DatasetError
+from purify.zoo.pickles import Walk
 
 _ARRAY_NAMES = {("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype")}
 _BYTES_BESIDE_PIXELS = 200  # an image's label and file name, generously
@@ -28,14 +29,11 @@ class _Recorder:
         self.state = state
 
 
-class _Unpickler(pickle._Unpickler):  # the one in C makes room for as many memo entries as a file claims
+class _Batch(Walk):
     def find_class(self, module: str, name: str) -> type[_Recorder]:
         if (module, name) not in _ARRAY_NAMES:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
         return _Recorder
-
-    def get_extension(self, code: int) -> None:
-        raise pickle.UnpicklingError(f"it asks for extension {code}")
 
 
 def read_batch(path: Path, count: int, pixels: int, label_key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -53,7 +51,7 @@ def read_batch(path: Path, count: int, pixels: int, label_key: str) -> tuple[np.
     try:
         if path.stat().st_size > count * (pixels + _BYTES_BESIDE_PIXELS):
             raise pickle.UnpicklingError("it is too large")
-        content = _Unpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+        content = _Batch(io.BytesIO(path.read_bytes()), encoding="latin1").load()
         labels = content[label_key]
         _, shape, dtype, fortran, stored = content["data"].state
         if shape != (count, pixels) or dtype.arguments[0] != "u1" or len(labels) != count or {type(label) for label in labels} != {int}:

@@ -354,6 +354,9 @@ class _Precond(nn.Module):
         """c_skip, c_out, c_in, c_noise for `sigma` (b, 1, 1, 1)."""
         raise NotImplementedError
 
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value}" for name, value in vars(self).items() if isinstance(value, int | float) and not name.startswith("_"))
+
     def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """The denoised image E[x_0 | x] for x = x_0 + sigma noise, (b, c, h, w); `class_labels` (b,) int64 or one-hot (b, label_dim), zeros where None."""
         sigma = sigma.to(x.dtype).reshape(-1, 1, 1, 1)

@@ -17,7 +17,16 @@ from purify.zoo.from_diffusers import load_diffusers
 from purify.zoo.official import load_official
 from purify.zoo.self_check import ScoreModelWarning, warn_if_implausible
 
-__all__ = ["CheckpointError", "ScoreModelWarning", "find_score_model", "load_score_model", "packaged_score_models", "save_score_model", "warn_if_implausible"]
+__all__ = [
+    "CheckpointError",
+    "ScoreModelWarning",
+    "find_score_model",
+    "load_score_model",
+    "packaged_score_models",
+    "save_score_model",
+    "settings_of",
+    "warn_if_implausible",
+]
 
 KIND = "score_model"
 _SUFFIX = ".score.safetensors"
@@ -90,6 +99,9 @@ def _load_known(entry: registry.Entry) -> ScoreModel:
         raise CheckpointError(f"{entry.name!r} in the registry is a {entry.kind} set, not a score model")
     if not registry.is_here(entry):
         raise CheckpointError(f"the weights {entry.name!r} are not at {path}: {registry.how_to_get(entry)}")
+    for file, downloaded in registry.downloads_of(entry):
+        if file.size is not None and downloaded.is_file() and downloaded.stat().st_size != file.size:
+            raise CheckpointError(f"{downloaded} has {downloaded.stat().st_size:,} bytes, expected {file.size:,}: delete it, and {registry.how_to_get(entry)}")
     if entry.config is None or entry.architecture is None:
         return load_diffusers(path)
     return load_official(path, entry.architecture, entry.config)
@@ -117,14 +129,18 @@ _SETTINGS = ("prediction", "image_shape", "time_scale", "time_label", "time_offs
 """Arguments of `ScoreModel` that a file's description holds under their own names."""
 
 
+def settings_of(model: ScoreModel) -> dict[str, Any]:
+    """What a score model is beside its network, JSON-compatible."""
+    return {"schedule": schedules.describe(model.schedule), **{name: getattr(model, name) for name in _SETTINGS}, "class_label": model.class_label}
+
+
 def save_score_model(path: str | os.PathLike[str], model: ScoreModel, architecture: str, config: dict[str, Any], dtype: torch.dtype = torch.float16) -> None:
     """Writes a model whose network is `networks.build(architecture, config)`; `model.metadata` is kept as its provenance."""
     description = {
         "kind": KIND,
         "architecture": architecture,
         "config": config,
-        "schedule": schedules.describe(model.schedule),
-        **{name: getattr(model, name) for name in _SETTINGS},
+        **settings_of(model),
         "provenance": model.metadata,
     }
     checkpoint.save(path, model.network, description, dtype)

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import lzma
 import os
 import shutil
 import stat
@@ -14,7 +15,9 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 _CHUNK = 2**20
-_BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, UnicodeError, OverflowError)
+_BROKEN = (
+    tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, ArithmeticError, EOFError, OSError, LookupError, RuntimeError, ValueError
+)  # fmt: skip
 
 
 class ArchiveError(ValueError):
@@ -47,6 +50,8 @@ def extract(
         content.mkdir()
         try:
             _unpack(archive, content, limit_bytes, limit_files)
+        except ArchiveError:
+            raise
         except _BROKEN as error:
             raise ArchiveError(f"{archive} cannot be unpacked: {type(error).__name__}: {error}") from error
         wanted = content / inside if inside else content
@@ -107,6 +112,8 @@ def _tar_entries(archive: Path, file: "_Bounded") -> Iterator[tuple[str, int, bo
             source = content.extractfile(entry) if entry.isreg() else None
             if source is None and not entry.isdir():
                 raise ArchiveError(f"{archive}: the entry {entry.name!r} is a link or a device")
+            if entry.size < 0 or entry.issparse():
+                raise ArchiveError(f"{archive}: the entry {entry.name!r} declares {entry.size:,} bytes, or holes")
             yield entry.name, entry.size, entry.isdir(), source or io.BytesIO()
 
 

@@ -6,7 +6,8 @@ come back as float32.
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 METADATA_KEY = "purify"
 Module = TypeVar("Module", bound=nn.Module)
@@ -92,20 +94,10 @@ def build_with(make: Callable[[], Module], tensors: dict[str, Tensor], path: str
     Raises:
         CheckpointError: names missing, unexpected and misshapen tensors.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), _at_most(len(tensors) + _SPARE, path):
         module = make()
     state = module.state_dict()
-    missing, unexpected = [name for name in state if name not in tensors], [name for name in tensors if name not in state]
-    misshapen = [
-        f"{name} {tuple(t.shape)}, expected {tuple(state[name].shape)}" for name, t in tensors.items() if name in state and t.shape != state[name].shape
-    ]
-    problems = [
-        f"{len(names)} {what}: {', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''}"
-        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
-        if names
-    ]
-    if problems:
-        raise CheckpointError(f"{path}: the weights do not fit the architecture; {'; '.join(problems)}")
+    check_names(state, tensors, path, "the architecture")
     if any(name not in state for name, _ in module.named_buffers()):
         module = make()  # buffers that no file holds are computed by the constructor
     else:
@@ -114,6 +106,38 @@ def build_with(make: Callable[[], Module], tensors: dict[str, Tensor], path: str
     return module
 
 
+@contextmanager
+def _at_most(parameters: int, path: str | os.PathLike[str]) -> Iterator[None]:
+    """Ends the building of a network with CheckpointError as soon as it has more parameters than the file can fill: a description may ask for anything."""
+    left = parameters
+
+    def count(module: nn.Module, name: str, parameter: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise CheckpointError(f"{path}: the weights do not fit the architecture; it has more than {parameters:,} parameters, the file fewer tensors")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def check_names(expected: dict[str, Tensor], tensors: dict[str, Tensor], path: str | os.PathLike[str], what: str) -> None:
+    """Raises CheckpointError that names the first tensors that are missing, unexpected or of another shape."""
+    missing, unexpected = [name for name in expected if name not in tensors], [name for name in tensors if name not in expected]
+    misshapen = [f"{name} {tuple(t.shape)}, expected {tuple(expected[name].shape)}" for name, t in tensors.items() if t.shape != expected.get(name, t).shape]
+    problems = [
+        f"{len(names)} {kind}: {', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''}"
+        for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(f"{path}: the weights do not fit {what}; {'; '.join(problems)}")
+
+
+_SPARE = 1000  # so that a file that lacks some tensors is told which
 _NAMED = 5
 
 

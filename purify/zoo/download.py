@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import requests
-from urllib3.exceptions import NewConnectionError
+from urllib3.exceptions import HTTPError, NewConnectionError
 
 Progress = Callable[[int, int | None], None]
 """progress(bytes here, bytes expected or None)."""
@@ -26,6 +26,10 @@ _CHUNK = 2**16  # what of a piece has come when a connection breaks is lost
 _TIMEOUT = (15.0, 60.0)  # seconds: to connect, and between two pieces
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
 _LONGEST_WAIT = 30.0
+_WEB_PAGE = (
+    "answers with a web page, not with the file: Google Drive does so when too many people fetched a file today, others when a login or a confirmation is "
+    "needed. Try again tomorrow, or in a browser"
+)
 
 
 class DownloadError(ValueError):
@@ -112,7 +116,7 @@ def check_file(path: Path, size: int | None = None, sha256: str | None = None, m
         digests = _digests(file)
     for name, expected in (("sha256", sha256 or recorded_sha256(path)), ("md5", md5)):
         if expected not in (None, digests[name]):
-            raise DownloadError(f"{path} has the {name} {digests[name]}, expected {expected}: delete it and fetch it again")
+            raise DownloadError(f"{path} has the {name} {digests[name]}, expected {expected}{_where_from(path, expected)}: delete it and fetch it again")
     _write_record(path, digests["sha256"])
     return digests["sha256"]
 
@@ -158,7 +162,10 @@ class _Job:
             if expected not in (None, digests[name]):
                 came = self.here
                 self._reset()
-                raise DownloadError(f"{self.address} gave {came:,} bytes with the {name} {digests[name]}, expected {expected}; they were deleted")
+                raise DownloadError(
+                    f"{self.address} gave {came:,} bytes with the {name} {digests[name]}, expected {expected}{_where_from(self.target, expected)}; "
+                    "they were deleted"
+                )
         os.fsync(self.file.fileno())
         os.replace(_partial_path(self.target), self.target)
         _write_record(self.target, digests["sha256"])
@@ -174,7 +181,7 @@ class _Job:
         try:
             with requests.get(self.address, headers=headers, stream=True, timeout=_TIMEOUT) as response:
                 if self._begin(response):
-                    for chunk in response.iter_content(_CHUNK):
+                    for chunk in response.raw.stream(_CHUNK, decode_content=False):  # bytes as they are, whatever encoding a server claims for them
                         self._write(chunk)
         except requests.exceptions.SSLError as error:
             raise DownloadError(f"{self.address}: the connection is not trusted: {error}. {self._by_hand()}") from error
@@ -184,7 +191,7 @@ class _Job:
             if unreachable and not self.answered:
                 raise DownloadError(f"{self.address} cannot be reached: is this machine online? {self._by_hand()}") from error
             raise self._dropped() from error
-        except (requests.exceptions.ChunkedEncodingError, requests.exceptions.Timeout) as error:
+        except (requests.exceptions.ChunkedEncodingError, requests.exceptions.Timeout, HTTPError) as error:
             raise self._dropped() from error
         except requests.exceptions.RequestException as error:
             raise DownloadError(f"{self.address} cannot be fetched: {error}. {self._by_hand()}") from error
@@ -214,10 +221,7 @@ class _Job:
         if response.status_code not in (200, 206):
             raise DownloadError(f"{self.address} answers {response.status_code} {response.reason}. {self._by_hand()}")
         if response.headers.get("Content-Type", "").lower().startswith("text/html"):
-            raise DownloadError(
-                f"{self.address} answers with a web page, not with the file: Google Drive does so when too many people fetched a file today, others when "
-                f"a login or a confirmation is needed. Try again tomorrow, or in a browser. {self._by_hand()}"
-            )
+            raise DownloadError(f"{self.address} {_WEB_PAGE}. {self._by_hand()}")
         length = response.headers.get("Content-Length", "")
         if response.status_code == 206:
             span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
@@ -242,6 +246,8 @@ class _Job:
     def _write(self, chunk: bytes) -> None:
         if self.here + len(chunk) > self._most():
             raise self._refusal(f"{self.address} sends more than {self._most():,} bytes")
+        if self.here == 0 and chunk.lstrip()[:14].lower().startswith((b"<!doctype", b"<html")):
+            raise self._refusal(f"{self.address} {_WEB_PAGE}")
         self.file.write(chunk)
         self.here += len(chunk)
         if self.progress is not None:
@@ -317,6 +323,13 @@ def _state_path(target: Path) -> Path:
 
 def _record(target: Path) -> Path:
     return target.with_name(target.name + ".sha256")
+
+
+def _where_from(target: Path, expected: str) -> str:
+    """Whether an expectation is only what an earlier download was like, and how to take it back."""
+    if recorded_sha256(target) != expected:
+        return ""
+    return f" (that of an earlier download, recorded in {_record(target)}; if that one was wrong, delete the record)"
 
 
 def _write_record(target: Path, sha256: str) -> None:

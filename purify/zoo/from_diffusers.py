@@ -2,12 +2,13 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from purify.schedules import VE, DiscreteVP, Schedule
+from purify.schedules import VE, DiscreteVP
 from purify.score import Prediction, ScoreModel
 from purify.zoo import checkpoint
 from purify.zoo.checkpoint import CheckpointError
@@ -30,11 +31,25 @@ def load_diffusers(folder: str | os.PathLike[str]) -> ScoreModel:
     scheduler = next((file for file in (folder / "scheduler" / "scheduler_config.json", unet_folder / "scheduler_config.json") if file.is_file()), None)
     if scheduler is None:
         raise CheckpointError(f"{folder} has no scheduler/scheduler_config.json, which says what process the network was trained on")
-    network = _Sample(_unet(unet_folder), 2 ** (len(config["block_out_channels"]) - 1))
-    size = config["sample_size"]
+    settings = _understood(_settings, _read(scheduler), scheduler)
+    shape, multiple = _understood(_shape, config, unet_folder / "config.json")
+    return ScoreModel(_Sample(_unet(unet_folder), multiple), **settings, image_shape=shape, classes=config.get("num_class_embeds"))
+
+
+def _understood(reader: Callable[[dict[str, Any]], Any], config: dict[str, Any], path: Path) -> Any:
+    try:
+        return reader(config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: a {config.get('_class_name')!r} that is not understood: {error!r}") from error
+
+
+def _shape(config: dict[str, Any]) -> tuple[tuple[int, int, int] | None, int]:
+    """Image shape, None where any size is taken, and what sizes must be multiples of."""
+    size, multiple = config["sample_size"], 2 ** (len(config["block_out_channels"]) - 1)
+    if size is None:
+        return None, multiple
     height, width = size if isinstance(size, list) else (size, size)
-    settings = _settings(_read(scheduler), scheduler)
-    return ScoreModel(network, **settings, image_shape=(config["in_channels"], height, width), classes=config.get("num_class_embeds"))
+    return (config["in_channels"], height, width), multiple
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -65,22 +80,22 @@ def _unet(folder: Path) -> nn.Module:
     return unet
 
 
-def _settings(config: dict[str, Any], path: Path) -> dict[str, Any]:
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
     """Schedule, prediction and labels that a scheduler's configuration stands for."""
     if config.get("_class_name") == "ScoreSdeVeScheduler":  # score_sde's VE networks: images in [0, 1], labelled by sigma
-        schedule = VE(config["sigma_min"], config["sigma_max"])
-        return dict(schedule=schedule, prediction="score", time_label="sigma", value_range=(0.0, 1.0))
-    try:
-        prediction = _PREDICTIONS[config.get("prediction_type", "epsilon")]
-        length = config["num_train_timesteps"]
-        schedule: Schedule
-        if config.get("trained_betas") is not None:
-            schedule = DiscreteVP(tuple(config["trained_betas"]))
-        else:
-            schedule = chain(config["beta_schedule"], length, config["beta_start"], config["beta_end"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: a {config.get('_class_name')!r} that is not understood: {error!r}") from error
-    return dict(schedule=schedule, prediction=prediction, time_scale=float(length), time_offset=-1.0)
+        return dict(schedule=VE(config["sigma_min"], config["sigma_max"]), prediction="score", time_label="sigma", value_range=(0.0, 1.0))
+    if config.get("rescale_betas_zero_snr"):
+        raise ValueError("rescale_betas_zero_snr=True ends in pure noise, where a network of this kind has no noise to predict")
+    prediction = "epsilon" if config.get("predict_epsilon", True) else "sample"  # what it was called before `prediction_type`
+    length, schedule = config["num_train_timesteps"], None
+    if config.get("trained_betas") is not None:
+        schedule = DiscreteVP(tuple(config["trained_betas"]))
+    return dict(
+        schedule=schedule or chain(config["beta_schedule"], length, config["beta_start"], config["beta_end"]),
+        prediction=_PREDICTIONS[config.get("prediction_type", prediction)],
+        time_scale=float(length),
+        time_offset=-1.0,
+    )
 
 
 class _Sample(nn.Module):

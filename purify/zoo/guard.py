@@ -9,7 +9,7 @@ import pickle
 import struct
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from purify.zoo import pickles
 from purify.zoo.checkpoint import CheckpointError
-from purify.zoo.pickles import imports_of
 
 LARGEST_HEADER = 16 * 2**20
 """Bytes of a safetensors header: about 100,000 tensors."""
 LARGEST_PICKLE = 64 * 2**20
 """Bytes of the pickle inside a PyTorch file: names and shapes only."""
 _MOST_ENTRIES = 200_000
-_FILLED = {"builtins.bytearray", "__builtin__.bytearray"}  # allowed by PyTorch's safe reader, and takes the memory that a number asks for
 _MOST_SHARING = 4  # tied weights and views name the same numbers more than once
 
 EXPORT = "Export the weights with the code that they belong to: safetensors.torch.save_file(network.state_dict(), 'weights.safetensors')."
@@ -34,10 +33,10 @@ EXPORT = "Export the weights with the code that they belong to: safetensors.torc
 class CarriesCode(CheckpointError):
     """A pickle that asks for more than tensors; `imports` are what it would import, "module.name"."""
 
-    def __init__(self, path: Path):
-        self.imports = imports_of(path)
-        what = f" (it would import {', '.join(self.imports[:5])})" if self.imports else ""
-        super().__init__(f"{path} carries code, or is no PyTorch checkpoint, and is not unpickled{what}. {EXPORT}")
+    def __init__(self, path: Path, reason: str):
+        self.imports = pickles.imports_of(path)
+        what = f"it would import {', '.join(self.imports[:5])}" if self.imports else reason.splitlines()[0] if reason else "it is damaged"
+        super().__init__(f"{path} carries code, or is no PyTorch checkpoint, and is not unpickled ({what}). {EXPORT}")
 
 
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -60,6 +59,29 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Any]:
     return content
 
 
+_NESTED = ("state_dict", "model_state_dict", "model")
+
+
+def named_tensors(content: dict[str, Any], path: Path, prefixes: Sequence[str] = ("module.",)) -> dict[str, Tensor]:
+    """The state dict in a checkpoint's content: the whole, or what lies under "state_dict", "model_state_dict" or "model" (looked for in this order).
+
+    Args:
+        content: see `read_tensors`.
+        path: of the file, for messages.
+        prefixes: the first that all names begin with is taken off, for instance "module." of data-parallel training.
+
+    Raises:
+        CheckpointError: it is empty, or holds anything but named tensors.
+    """
+    content = next((content[key] for key in _NESTED if isinstance(content.get(key), dict)), content)
+    odd = [name for name, value in content.items() if not isinstance(name, str) or not isinstance(value, Tensor)]
+    if odd or not content:
+        found = f"{odd[0]!r} is a {type(content[odd[0]]).__name__}" if odd else "it is empty"
+        raise CheckpointError(f"{path} is not a state dict, as it is or under {', '.join(map(repr, _NESTED))}: {found}")
+    prefix = next((prefix for prefix in prefixes if all(name.startswith(prefix) for name in content)), "")
+    return {name.removeprefix(prefix): tensor for name, tensor in content.items()}
+
+
 def declared(path: str | os.PathLike[str]) -> Any:
     """The content of a PyTorch file with tensors on the meta device: names, shapes and types, no numbers.
 
@@ -74,16 +96,15 @@ def declared(path: str | os.PathLike[str]) -> Any:
 
 
 def _load(path: Path, kind: str, device: str) -> Any:
-    if kind != "safetensors" and _FILLED.intersection(imports_of(path)):
-        raise CarriesCode(path)
     try:
         if kind == "safetensors":
             return load_file(path)
+        pickles.check(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols and sparse tensors; both are answered here
             return torch.load(path, map_location=device, weights_only=True, mmap=kind == "zip")
     except pickle.UnpicklingError as error:
-        raise CarriesCode(path) from error
+        raise CarriesCode(path, str(error)) from error
     except Exception as error:  # whatever the bytes of a broken or hostile file make the reader raise
         raise CheckpointError(f"{path} is not a whole checkpoint: {type(error).__name__}: {first_line(error)}") from error
 

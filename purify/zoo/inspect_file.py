@@ -85,8 +85,11 @@ def inspect(path: str | os.PathLike[str]) -> FileInfo:
         if not refusal.imports:
             raise
         return FileInfo("pickle with code", path.stat().st_size, imports=refusal.imports)
-    state = state_of(content) if isinstance(content, dict) else {}
-    tensors = tuple(_describe(name, tensor) for name, tensor in state.items() if isinstance(tensor, Tensor))
+    try:
+        state = guard.named_tensors(content, path) if isinstance(content, dict) else {}
+    except CheckpointError:
+        state = {}
+    tensors = tuple(_describe(name, tensor) for name, tensor in state.items())
     names = [str(key).lower() for key in content] if isinstance(content, dict) else []
     return FileInfo(
         "PyTorch",
@@ -96,12 +99,6 @@ def inspect(path: str | os.PathLike[str]) -> FileInfo:
         has_average=any("ema" in name.replace("_", "-").split("-") or "shadow" in name for name in names),
         has_optimizer=any("optim" in name for name in names),
     )
-
-
-def state_of(content: dict[str, Any]) -> dict[str, Any]:
-    """The state dict in a checkpoint: under `model` or `state_dict`, or the whole, without `module.` prefixes."""
-    inner = next((content[key] for key in ("model", "state_dict") if isinstance(content.get(key), dict)), content)
-    return {str(name).removeprefix("module."): value for name, value in inner.items()}
 
 
 def fitting_entries(tensors: tuple[TensorInfo, ...]) -> list[str]:

@@ -13,7 +13,7 @@ from purify.schedules import EDM, VE, DiscreteVP, LinearVP, Schedule, SubVP
 from purify.score import ScoreModel
 from purify.zoo import checkpoint
 from purify.zoo.checkpoint import CheckpointError
-from purify.zoo.guard import read_tensors
+from purify.zoo.guard import named_tensors, read_tensors
 
 _PROCESS_KEYS = {"guided_diffusion": ("diffusion_steps", "noise_schedule"), "ddpm": ("diffusion",)}
 """Parts of official configurations that say how the process is, not the network."""
@@ -41,11 +41,7 @@ def load_official(path: str | os.PathLike[str], architecture: str, config: dict[
         raise ValueError(f"architecture {architecture!r}: the configuration has no {error}") from error
     path = Path(path)
     content = read_tensors(path)
-    state = content["model"] if isinstance(content.get("model"), dict) else content
-    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    odd = [name for name, tensor in state.items() if not isinstance(tensor, Tensor)]
-    if odd:
-        raise CheckpointError(f"{path} is not a state dict: {odd[0]!r} is a {type(state[odd[0]]).__name__}")
+    state = named_tensors(content, path)
     model.network = checkpoint.build_with(lambda: build_network(architecture, config), state, path)
     if "ema" in content:
         _load_average(model.network, content["ema"], path)
@@ -136,5 +132,5 @@ def _score_sde(network: nn.Module, config: dict[str, Any]) -> ScoreModel:
     kind = {"vpsde": LinearVP, "subvpsde": SubVP}.get(sde)
     if kind is None:
         raise ValueError(f"training.sde={training['sde']!r} with positional labels is not one of vpsde, subvpsde, or vesde with training.continuous=False")
-    scale, offset = (levels - 1.0, 0.0) if continuous else (float(levels), -1.0)
+    scale, offset = (999.0, 0.0) if continuous else (float(levels), -1.0)  # 999 whatever num_scales is
     return ScoreModel(network, kind(model["beta_min"], model["beta_max"]), "noise", time_scale=scale, time_offset=offset, **common)

@@ -61,6 +61,8 @@ def diagnose(model: ScoreModel, images: Tensor | None = None) -> str | None:
     x = _example_images(model.image_shape, model.network) if images is None else _checked(model, images)
     left = error_left(model, x)
     worst = max(left.values(), default=0.0)
+    if not all(math.isfinite(share) for share in left.values()):
+        return f"the model returns NaN or infinity for {'smooth test images' if images is None else 'the given images'}"
     if worst < GOOD:
         return None
     better = _best_convention(model, x)
@@ -76,7 +78,7 @@ def diagnose(model: ScoreModel, images: Tensor | None = None) -> str | None:
 
 def _mean(left: dict[float, float]) -> float:
     """Geometric, for shares may differ by orders of magnitude."""
-    return math.exp(sum(math.log(share) for share in left.values()) / len(left))
+    return math.exp(sum(math.log(max(share, 1e-12)) for share in left.values()) / len(left))
 
 
 def error_left(model: ScoreModel, images: Tensor) -> dict[float, float]:

@@ -199,6 +199,21 @@ def test_names_of_classifiers(monkeypatch, tmp_path):
         run("fetch", "robustbench:cifar10/Linf/Standart")
 
 
+def test_fetched_classifiers_are_verified(monkeypatch, tmp_path):
+    monkeypatch.setenv("PURIFY_MODELS", str(tmp_path))
+    zoo = tmp_path / "robustbench" / "cifar10" / "Linf" / "Standard.pt"
+    hub = tmp_path / "torchvision" / "resnet50-0676ba61.pth"
+    name = "robustbench:cifar10/Linf/Standard"
+    assert models.verify([name])[0].state == "FAIL"
+    for file in (zoo, hub):
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"weights")
+    assert models.verify([name])[0].state == "ok"
+    zoo.write_bytes(b"changed")
+    assert "recorded in" in models.verify([name])[0].text and models.verify([name])[0].state == "FAIL"
+    assert "not the one that its name begins with" in models.verify(["torchvision:resnet50"])[0].text
+
+
 def checkpoint(path):
     """Weights, and as their average the recorded ones."""
     network = golden.network("score_sde.ddpmpp_small").requires_grad_(True)

@@ -9,6 +9,7 @@ import torch
 from benchmarks import config, setup
 from benchmarks.bench_config import BenchConfig
 from benchmarks.config import ConfigError
+from purify import DiffPure
 from purify.zoo import CheckpointError, registry
 from purify.zoo.official import build_network
 
@@ -41,9 +42,9 @@ def with_random_weights(tmp_path, monkeypatch):
         images = np.random.RandomState(0).randint(0, 256, (2, 3, side, side), dtype=np.uint8)
         np.savez(tmp_path / "images.npz", images=images, labels=np.array([0, 1]))
         entry = registry.find(config.load(BenchConfig, preset).score.name)
-        if preset not in FULL_WIDTH:
-            entry = narrowed(entry)
-            monkeypatch.setattr(registry, "entries", lambda: {entry.name: entry})
+        entry = entry if preset in FULL_WIDTH else narrowed(entry)
+        entry = dataclasses.replace(entry, files=tuple(dataclasses.replace(file, size=None) for file in entry.files))
+        monkeypatch.setattr(registry, "entries", lambda: {entry.name: entry})
         torch.manual_seed(0)
         network = build_network(entry.architecture, entry.config)
         for name, parameter in network.named_parameters():
@@ -83,9 +84,40 @@ def test_without_its_weights_a_preset_says_what_to_fetch(preset, tmp_path, monke
     settings = config.load(BenchConfig, preset)
     with pytest.raises(CheckpointError, match=f"{settings.score.name}.*{tmp_path}.*purify models fetch {settings.score.name}"):
         settings.score.load()
-    with pytest.raises((CheckpointError, ConfigError)) as raised:
+    with pytest.raises(CheckpointError, match=f"not at {tmp_path}"):
         settings.classifier.load()
-    assert str(tmp_path) in str(raised.value) or "torch" in str(raised.value) or "timm" in str(raised.value)
-    with pytest.raises(ValueError, match=str(tmp_path)):
+    with pytest.raises(ConfigError) as raised:
         setup.load(settings, torch.device("cpu"), 1)
+    data, classifier, score = str(raised.value).split("\n")
+    assert str(tmp_path) in data and settings.classifier.name.rpartition(":")[2] in classifier and settings.score.name in score
     assert not list(tmp_path.rglob("*.*"))
+
+
+@pytest.mark.parametrize(
+    ("preset", "first", "last"),
+    [
+        # DiffPure's guided-diffusion runner: floor(1000 t) of the float32 times that it adds up.
+        ("imagenet/diffpure_resnet50", [149, 148, 148, 147], [3, 2, 1]),
+        ("cifar10/diffpure_wrn-28-10_linf", [0.1 * 999, 0.099 * 999, 0.098 * 999], [0.999]),
+        ("cifar10/diffpure_wrn-28-10_l2", [0.075 * 999, 0.074 * 999], [0.999]),
+    ],
+)
+def test_the_network_sees_the_published_labels(preset, first, last, with_random_weights, monkeypatch):
+    """Through the registry's loader and the preset's own score section, at the preset's own number of steps."""
+    settings = with_random_weights(preset)
+    score = settings.score.load()
+    seen = []
+    monkeypatch.setattr(score.network, "forward", lambda x, labels: seen.append(float(labels[0])) or torch.zeros_like(x))
+    published = config.load(BenchConfig, preset).purifier
+    purifier = DiffPure(score, **published.model_dump(exclude={"scheme", "size"}))
+    with torch.no_grad():
+        purifier(torch.rand(1, 3, 32, 32))
+    assert len(seen) == round(1000 * published.t_star)
+    assert seen[: len(first)] == pytest.approx(first, abs=1e-3) and seen[-len(last) :] == pytest.approx(last, abs=2e-3)  # rounding adds up
+    assert purifier.marginal()[0] ** 2 == pytest.approx(float(alpha_bar(published.t_star)), rel=1e-9)
+
+
+def alpha_bar(t_star):
+    """Of DDPM's chain after 1000 t* steps, as DiffPure noises images."""
+    betas = torch.linspace(0.1 / 1000, 20 / 1000, 1000, dtype=torch.float64)
+    return (1 - betas).cumprod(0)[round(1000 * t_star) - 1]

@@ -1,6 +1,7 @@
 """Against a server on this machine that does what real ones do on bad days; every test says what is left in the folder."""
 
 import fcntl
+import gzip
 import hashlib
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -268,12 +269,28 @@ def test_a_folder_that_cannot_be_made_is_named(serve, fetch, tmp_path):
         fetch(serve(answer()))
 
 
+def test_a_web_page_that_calls_itself_a_file_is_not_recorded(serve, tmp_path):
+    """Whatever type the server claims: else its checksum would be what the right file is compared with."""
+    page = b"<!DOCTYPE html><html>quota</html>"
+    with pytest.raises(DownloadError, match="answers with a web page"):
+        download(serve(answer(page, Content_Type="application/octet-stream")), tmp_path / "w.pt", sleep=lambda _: None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_bytes_are_kept_as_they_come(serve, tmp_path):
+    """A server that calls a gzip file's own compression an encoding of the transfer: the file, not what is in it, is what was asked for."""
+    packed = gzip.compress(bytes(10**6))
+    address = serve(answer(packed, Content_Encoding="gzip"))
+    download(address, tmp_path / "w.gz", size=len(packed), sleep=lambda _: None)
+    assert (tmp_path / "w.gz").read_bytes() == packed
+
+
 def test_check_file_records_and_compares(tmp_path):
     path = tmp_path / "weights.pt"
     path.write_bytes(CONTENT)
     assert check_file(path, len(CONTENT), md5=MD5) == SHA256 == recorded_sha256(path)
     path.write_bytes(CONTENT[::-1])
-    with pytest.raises(DownloadError, match=f"has the sha256 .*, expected {SHA256}: delete it and fetch it again"):
+    with pytest.raises(DownloadError, match=f"has the sha256 .*, expected {SHA256} .that of an earlier download, recorded in {path}.sha256"):
         check_file(path)
     with pytest.raises(DownloadError, match="has 262,144 bytes, expected 1"):
         check_file(path, 1)

@@ -96,9 +96,22 @@ def test_what_does_not_fit_is_explained(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="has no diffusion_pytorch_model.safetensors; other formats may carry code"):
         load_score_model(folder)
     weights.write_bytes(whole)
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({"_class_name": "Unknown", "num_train_timesteps": 10}))
-    with pytest.raises(CheckpointError, match="a 'Unknown' that is not understood"):
-        load_score_model(folder)
+    process = folder / "scheduler" / "scheduler_config.json"
+    understood = process.read_text()
+    for changes, message in (
+        ({"_class_name": "Unknown", "num_train_timesteps": 10}, "a 'Unknown' that is not understood"),
+        ({"_class_name": "ScoreSdeVeScheduler"}, "a 'ScoreSdeVeScheduler' that is not understood: KeyError"),
+        (json.loads(understood) | {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr=True ends in pure noise"),
+        (json.loads(understood) | {"beta_schedule": "sigmoid"}, "noise schedule 'sigmoid' is not one of"),
+    ):
+        process.write_text(json.dumps(changes))
+        with pytest.raises(CheckpointError, match=message):
+            load_score_model(folder)
+    old = {name: value for name, value in json.loads(understood).items() if name != "prediction_type"}
+    process.write_text(json.dumps(old | {"predict_epsilon": False}))
+    assert load_score_model(folder, check=False).prediction == "x0"
+    config.write_text(json.dumps(right | {"sample_size": None}))
+    assert load_score_model(folder).image_shape is None
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(CheckpointError, match=r"pip install purify\[diffusers\]"):
         load_score_model(folder)
