@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from purify.noise import Purpose, derive_keys
+from purify.purifiers.base import Trajectory
 
 TIE = -1
 """The label that `predict` gives where no class has the most votes: it equals no true label."""
@@ -26,6 +27,27 @@ class DefendedClassifier(nn.Module):
     def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
         """Logits (b, classes) of one draw; `x` (b, c, h, w) in [0, 1], `keys` (b,) int64 or None for fresh randomness."""
         return self.classifier(self.purifier(x, keys))
+
+    def trajectory(self, x: Tensor, keys: Tensor | None = None, points: int = 4, estimates: bool = False) -> Trajectory:
+        """As `forward`, with the purifier's states on the way: what attacks that look inside ask for.
+
+        Args:
+            x: as for `forward`.
+            keys: as for `forward`.
+            points: how many states, from 2, evenly spaced over the purifier's steps.
+            estimates: whether to classify the clean images that the states stand for too.
+
+        Returns:
+            `Trajectory` with logits as `result`, and as `estimates` (p - 1, b, classes) or None.
+
+        Raises:
+            ValueError: a purifier without `trajectory`, or one that cannot differentiate it (see `Purifier.trajectory`).
+        """
+        if not hasattr(self.purifier, "trajectory"):
+            raise ValueError(f"the purifier {type(self.purifier).__name__} has no method `trajectory`, so its states on the way are unknown")
+        inside = self.purifier.trajectory(x, keys, points, estimates)
+        classified = None if inside.estimates is None else torch.stack([self.classifier(images) for images in inside.estimates])
+        return inside._replace(result=self.classifier(inside.result), estimates=classified)
 
     @torch.no_grad()
     def predict(self, x: Tensor, votes: int = 1, keys: Tensor | None = None) -> Tensor:
@@ -57,7 +79,16 @@ class FixedRandomness(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (b, classes) of images `x` (b, c, h, w) in [0, 1]."""
-        return self.model(x, keys=torch.full((len(x),), self.key, dtype=torch.int64, device=x.device))
+        return self.model(x, keys=self._keys(x))
+
+    def trajectory(self, x: Tensor, keys: Tensor | None = None, points: int = 4, estimates: bool = False) -> Trajectory:
+        """The model's trajectory, see `DefendedClassifier.trajectory`; `keys` are not looked at."""
+        if not hasattr(self.model, "trajectory"):
+            raise ValueError(f"the model {type(self.model).__name__} has no method `trajectory`, so its states on the way are unknown")
+        return self.model.trajectory(x, self._keys(x), points, estimates)
+
+    def _keys(self, x: Tensor) -> Tensor:
+        return torch.full((len(x),), self.key, dtype=torch.int64, device=x.device)
 
 
 def plurality(labels: Tensor) -> Tensor:

@@ -9,7 +9,7 @@
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -36,27 +36,63 @@ def solve(solver: Solver, start: Callable[[Tensor], Tensor], x: Tensor, keys: Te
     if mode == "backprop" or not torch.is_grad_enabled():
         return solver.solve(start(x), keys, image)
     if mode == "exact":
-        final, _ = _Replay.apply(start(x), image, keys, solver, _Autocast(x.device.type))
-        return final
+        return _replay(solver, start(x), image, keys, range(solver.steps))
     if mode == "adjoint":
         return solver.solve_adjoint(start(x), keys, image)
     return _StraightThrough.apply(x, lambda y: solver.solve(start(y), keys, y if solver.guided else None))
 
 
+def solve_through(solver: Solver, start: Callable[[Tensor], Tensor], x: Tensor, keys: Tensor, mode: GradientMode, stops: Sequence[int]) -> list[Tensor]:
+    """The states of the path after `stops` steps, each differentiable in `x` with the gradient of the discretised path, as is any loss on several of them.
+
+    In the mode "exact" the path is cut at the stops: memory is that of `solve`.
+
+    Args:
+        solver: as for `solve`.
+        start: as for `solve`.
+        x: as for `solve`.
+        keys: as for `solve`.
+        mode: "exact" or "backprop".
+        stops: numbers of steps, rising, from 0 to solver.steps.
+
+    Raises:
+        ValueError: a mode whose gradient is not that of the states on the way.
+    """
+    if mode not in ("exact", "backprop"):
+        raise ValueError(f'the states on the way have gradients with gradient="exact" or "backprop" only, got gradient={mode!r}')
+    image = x if solver.guided else None
+    state, done, states = start(x), 0, []
+    for stop in stops:
+        steps = range(done, stop)
+        if mode == "exact" and steps and torch.is_grad_enabled():
+            state = _replay(solver, state, image, keys, steps)
+        else:
+            for index in steps:
+                state = solver.step(index, state, keys, image)
+        states.append(state)
+        done = stop
+    return states
+
+
+def _replay(solver: Solver, x: Tensor, image: Tensor | None, keys: Tensor, steps: range) -> Tensor:
+    final, _ = _Replay.apply(x, image, keys, solver, steps, _Autocast(x.device.type))
+    return final
+
+
 class _Replay(torch.autograd.Function):
-    """Forward: every step, keeping the states. Backward: every step again, in reverse, with its graph."""
+    """Forward: the solver's steps at the indices `steps`, keeping the states. Backward: each of them again, in reverse, with its graph."""
 
     @staticmethod
-    def forward(x: Tensor, image: Tensor | None, keys: Tensor, solver: Solver, autocast: "_Autocast") -> tuple[Tensor, "_Opaque"]:
-        states = x.new_empty(solver.steps, *x.shape)  # one block: tensors kept one by one would leave holes between them
-        for index in range(solver.steps):
-            states[index] = x
+    def forward(x: Tensor, image: Tensor | None, keys: Tensor, solver: Solver, steps: range, autocast: "_Autocast") -> tuple[Tensor, "_Opaque"]:
+        states = x.new_empty(len(steps), *x.shape)  # one block: tensors kept one by one would leave holes between them
+        for state, index in zip(states, steps, strict=True):
+            state.copy_(x)
             x = solver.step(index, x, keys, image)
         return x, _Opaque(states)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, "_Opaque"]) -> None:
-        _, image, ctx.keys, ctx.solver, ctx.autocast = inputs
+        _, image, ctx.keys, ctx.solver, ctx.steps, ctx.autocast = inputs
         ctx.save_for_backward(image)
         ctx.states = output[1].states
 
@@ -66,12 +102,12 @@ class _Replay(torch.autograd.Function):
         (image,) = ctx.saved_tensors
         guides = () if image is None else (image,)
         of_guides = [torch.zeros_like(guide) for guide in guides]
-        for index in reversed(range(ctx.solver.steps)):
+        for state, index in reversed(list(zip(ctx.states, ctx.steps, strict=True))):
             with ctx.autocast():
-                _, pull_back = torch.func.vjp(lambda x, *guide, i=index: ctx.solver.step(i, x, ctx.keys, *guide), ctx.states[index], *guides)
+                _, pull_back = torch.func.vjp(lambda x, *guide, i=index: ctx.solver.step(i, x, ctx.keys, *guide), state, *guides)
             gradient, *parts = pull_back(gradient, retain_graph=False)  # frees activations on the way, which halves the peak
             of_guides = [total + part for total, part in zip(of_guides, parts, strict=True)]
-        return gradient, *(of_guides or (None,)), None, None, None
+        return gradient, *(of_guides or (None,)), None, None, None, None
 
 
 class _Opaque:

@@ -7,7 +7,7 @@ from torch import Tensor
 from purify import gradients
 from purify.gradients import GradientMode
 from purify.noise import Stage, standard_normal
-from purify.purifiers.base import Purifier, choose
+from purify.purifiers.base import Path, Purifier, choose
 from purify.schedules import LinearVP
 from purify.score import ScoreModel
 from purify.sde import Grid, ReverseSDE, time_grid
@@ -93,12 +93,16 @@ class DiffPure(Purifier):
         self._start, self._end = start, end
         self.marginal(), self._times()  # raise where `noising` or `grid` does not fit
 
-    def purify(self, x: Tensor, keys: Tensor) -> Tensor:
-        """See `Purifier.purify`."""
-        alpha, sigma = self.marginal()
+    def path(self, x: Tensor, keys: Tensor) -> Path:
+        """See `Purifier.path`."""
         noise = standard_normal(keys, Stage.FORWARD, 0, tuple(x.shape[1:]), x.dtype)
-        solver = SOLVERS[self.solver_name](ReverseSDE(self.score, self._times(), self.eta), self.method)
-        return gradients.solve(solver, lambda image: alpha * image + sigma * noise, x, keys, self.gradient)
+        times, schedule = self._times(), self.score.schedule
+
+        def noised(image: Tensor, step: int) -> Tensor:
+            alpha, sigma = (schedule.alpha(times[step]), schedule.sigma(times[step])) if step else self.marginal()
+            return alpha * image + sigma * noise
+
+        return Path(SOLVERS[self.solver_name](ReverseSDE(self.score, times, self.eta), self.method), noised, times)
 
     def _times(self) -> tuple[float, ...]:
         return time_grid(self._start, self._end, self.steps // METHODS[self.method], self.grid)

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from purify import gradients
 from purify.gradients import GradientMode
-from purify.purifiers.base import Purifier, choose
+from purify.purifiers.base import Path, Purifier, choose
 from purify.score import ScoreModel
 from purify.sde import LangevinSDE
 from purify.solvers.torchsde import TorchSDE
@@ -59,10 +59,10 @@ class Langevin(Purifier):
         self.steps = steps
         self.ds, self.t, self.lam, self.sigma2, self.eta = ds, t, lam, sigma2, eta
 
-    def purify(self, x: Tensor, keys: Tensor) -> Tensor:
-        """See `Purifier.purify`."""
+    def path(self, x: Tensor, keys: Tensor) -> Path:
+        """See `Purifier.path`."""
         sde = LangevinSDE(self.score, self.steps, self.ds, self.t, self.lam, self.sigma2, self.eta)
-        return gradients.solve(TorchSDE(sde), lambda image: image, x, keys, self.gradient)
+        return Path(TorchSDE(sde), lambda image, step: image, (self.t,) * (self.steps + 1))
 
     def extra_repr(self) -> str:
         return f"steps={self.steps}, gradient={self.gradient!r}, ds={self.ds}, t={self.t}, lam={self.lam}, sigma2={self.sigma2}, eta={self.eta}"

@@ -1,9 +1,10 @@
 """A purifier at another image size than the classifier's."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from purify.purifiers.base import Purifier
+from purify.purifiers.base import Purifier, Trajectory
 
 
 class Resized(nn.Module):
@@ -27,9 +28,18 @@ class Resized(nn.Module):
 
     def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
         """See `Purifier.forward`; `x` (b, c, h, w) of any size."""
+        return self._resize(self.purifier(self._to_size(x), keys), x.shape[2:])
+
+    def trajectory(self, x: Tensor, keys: Tensor | None = None, points: int = 4, estimates: bool = False) -> Trajectory:
+        """See `Purifier.trajectory`; states and noised images have the purifier's size."""
+        inside = self.purifier.trajectory(self._to_size(x), keys, points, estimates)
+        clean = None if inside.estimates is None else torch.stack([self._resize(images, x.shape[2:]) for images in inside.estimates])
+        return inside._replace(result=self._resize(inside.result, x.shape[2:]), estimates=clean)
+
+    def _to_size(self, x: Tensor) -> Tensor:
         if x.ndim != 4:
             raise ValueError(f"x must be images of shape (b, c, h, w), got {tuple(x.shape)}")
-        return self._resize(self.purifier(self._resize(x, self.size), keys), x.shape[2:])
+        return self._resize(x, self.size)
 
     def _resize(self, x: Tensor, size: tuple[int, ...]) -> Tensor:
         return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False, antialias=self.antialias)
