@@ -2,7 +2,7 @@
 
 import inspect
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,8 +20,9 @@ def takes_keys(model: nn.Module) -> bool:
 
 def call(model: nn.Module, x: Tensor, keys: Tensor) -> Tensor:
     """Logits of `x`, under `keys` where the model takes keys."""
-    add_cost(len(x), torch.is_grad_enabled() and x.requires_grad)
-    return model(x, keys=keys) if takes_keys(model) else model(x)
+    logits = model(x, keys=keys) if takes_keys(model) else model(x)
+    add_cost(len(x), torch.is_grad_enabled() and x.requires_grad)  # afterwards: a call that ran out of memory is made again in parts
+    return logits
 
 
 class Expectation:
@@ -36,12 +37,14 @@ class Expectation:
         draws: of the model in each mean.
         batch_size: largest number of rows of one call of the model.
         targets: (b,) int64, the classes to reach in a targeted attack.
+        any_wrong: targets, where given, only steer the losses: the goal is any wrong prediction.
     """
 
-    def __init__(self, model: nn.Module, labels: Tensor, draws: int, batch_size: int, targets: Tensor | None = None):
+    def __init__(self, model: nn.Module, labels: Tensor, draws: int, batch_size: int, targets: Tensor | None = None, any_wrong: bool = False):
         self.model = model
         self.labels = labels
         self.targets = targets
+        self.any_wrong = any_wrong
         self.draws = draws
         self.batch_size = batch_size
         self._classes = 1 + int(torch.stack([labels, labels if targets is None else targets]).max())
@@ -60,36 +63,71 @@ class Expectation:
         def part(images: slice, which: range) -> tuple[Tensor, Tensor, Tensor]:
             inputs = x[images].detach().requires_grad_()
             with torch.enable_grad():
-                losses, reached = self._evaluate(inputs, keys[images], (loss, _reached), _part(rows, images), which)
+                losses, reached = self._evaluate(inputs, keys[images], (loss, self._reached), _part(rows, images), which)
                 (of_part,) = torch.autograd.grad(losses.sum(), inputs)
             return of_part, losses.detach().sum(0), reached.sum(0)
 
         for images, (of_part, losses, reached) in self._walk(len(x), self.draws, part):
-            gradient[images] += of_part / self.draws
-            mean[images] += losses / self.draws
-            success[images] += reached / self.draws
-        return gradient, mean, success
+            gradient[images] += of_part
+            mean[images] += losses
+            success[images] += reached
+        return gradient / self.draws, mean / self.draws, success / self.draws  # divided last: a share of all draws is exactly 1
 
     @torch.no_grad()
     def loss(self, x: Tensor, keys: Tensor, loss: Loss, rows: Tensor | None = None, draws: int | None = None) -> Tensor:
         """(n,): the mean loss over `draws` draws, by default the object's own number, without gradients; other arguments as for `gradient`."""
-        draws = self.draws if draws is None else draws
-        mean = x.new_zeros(len(x))
-
-        def part(images: slice, which: range) -> Tensor:
-            return self._evaluate(x[images], keys[images], (loss,), _part(rows, images), which)[0].sum(0)
-
-        for images, losses in self._walk(len(x), draws, part):
-            mean[images] += losses / draws
-        return mean
+        return self._mean(x, keys, loss, rows, draws)
 
     @torch.no_grad()
     def success(self, x: Tensor, keys: Tensor, rows: Tensor | None = None, draws: int | None = None) -> Tensor:
         """(n,): the share of draws in which the attack's goal is reached (misclassified; targeted: the target predicted). A NaN does not count."""
-        return self.loss(x, keys, _reached, rows, draws)
+        return self._mean(x, keys, self._reached, rows, draws)
+
+    @torch.no_grad()
+    def logits(self, x: Tensor, keys: Tensor, rows: Tensor | None = None, draws: int | None = None) -> Tensor:
+        """(n, classes): the mean logits over the draws; arguments as for `loss`."""
+        return self._mean(x, keys, _logits, rows, draws)
+
+    def likely(self, x: Tensor, keys: Tensor, count: int) -> Tensor:
+        """(b, at most `count`): the wrong classes of each image, largest mean logit first, from clean images (b, c, h, w)."""
+        wrong = self.logits(x, keys).nan_to_num(torch.finfo(x.dtype).min).scatter(1, self.labels[:, None], -torch.inf)
+        return wrong.topk(min(count, wrong.shape[1] - 1), dim=1).indices
+
+    def choose(self, candidates: Sequence[Tensor], keys: Tensor, loss: Loss, rows: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """For each image the candidate of largest mean loss over draws common to all its candidates; NaN is never the larger, of equals the first is taken.
+
+        Args:
+            candidates: one or more (n, c, h, w).
+            keys: (n,) int64.
+            loss: per-image loss.
+            rows: as for `gradient`.
+
+        Returns:
+            (n, c, h, w), its position among the candidates (n,) int64, and its mean loss (n,).
+        """
+        losses = torch.stack([self.loss(points, keys, loss, rows).nan_to_num(-torch.inf) for points in candidates])
+        which = losses.argmax(0)
+        image = torch.arange(len(which), device=which.device)
+        return torch.stack(tuple(candidates))[which, image], which, losses[which, image]
+
+    def _reached(self, logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+        """1 where the goal is reached, else 0, also for NaN."""
+        return (margin(logits.detach(), labels, None if self.any_wrong else targets) > 0).to(logits.dtype)
+
+    def _mean(self, x: Tensor, keys: Tensor, loss: Loss, rows: Tensor | None, draws: int | None) -> Tensor:
+        draws = self.draws if draws is None else draws
+
+        def part(images: slice, which: range) -> Tensor:
+            return self._evaluate(x[images], keys[images], (loss,), _part(rows, images), which)[0].sum(0)
+
+        total = None
+        for images, values in self._walk(len(x), draws, part):
+            total = values.new_zeros(len(x), *values.shape[1:]) if total is None else total
+            total[images] += values
+        return x.new_zeros(0) if total is None else total / draws
 
     def _evaluate(self, x: Tensor, keys: Tensor, losses: tuple[Loss, ...], rows: Tensor | slice, which: range) -> list[Tensor]:
-        """(draws, n) for each loss: the draws `which`, in one call of the model."""
+        """(draws, n, ...) for each loss: the draws `which`, in one call of the model."""
         k = len(which)
         logits = call(self.model, x.repeat(k, 1, 1, 1), torch.cat([mix(keys, draw) for draw in which]))
         if logits.ndim != 2 or len(logits) != k * len(x):
@@ -97,7 +135,7 @@ class Expectation:
         if logits.shape[1] < max(self._classes, 2):
             raise ValueError(f"the model has {logits.shape[1]} classes, labels and targets go up to {self._classes - 1}")
         labels, targets = self.labels[rows].repeat(k), None if self.targets is None else self.targets[rows].repeat(k)
-        return [loss(logits, labels, targets).reshape(k, len(x)).to(x.dtype) for loss in losses]
+        return [loss(logits, labels, targets).unflatten(0, (k, len(x))).to(x.dtype) for loss in losses]
 
     def _walk(self, count: int, draws: int, part: Callable[[slice, range], Any]) -> Iterator[tuple[slice, Any]]:
         """(images, `part(images, draws)`) of each call, in a fixed order, which keeps sums repeatable."""
@@ -117,14 +155,13 @@ class Expectation:
                 continue
             # Outside the `except`: the error holds the failed call's tensors.
             _fits[self.model] = rows // 2
-            waiting = [half for call_ in waiting for half in _halves(*call_)]
+            waiting = [part for call_ in waiting for part in _split(*call_, rows // 2)]
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
 
-def _reached(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
-    """1 where the goal is reached, else 0, also for NaN."""
-    return (margin(logits.detach(), labels, targets) > 0).to(logits.dtype)
+def _logits(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+    return logits
 
 
 _fits: "weakref.WeakKeyDictionary[nn.Module, int]" = weakref.WeakKeyDictionary()
@@ -144,15 +181,17 @@ def _calls(count: int, draws: int, batch_size: int) -> list[tuple[slice, range]]
     ]
 
 
-def _halves(images: slice, which: range) -> list[tuple[slice, range]]:
-    """Two calls in place of one; one row stays one."""
-    if images.stop - images.start == len(which) == 1:
+def _split(images: slice, which: range, rows: int) -> list[tuple[slice, range]]:
+    """The call as it is, or in parts of at most so many rows."""
+    if (images.stop - images.start) * len(which) <= rows:
         return [(images, which)]
     if len(which) > 1:
         middle = which.start + len(which) // 2
-        return [(images, range(which.start, middle)), (images, range(middle, which.stop))]
-    middle = (images.start + images.stop) // 2
-    return [(slice(images.start, middle), which), (slice(middle, images.stop), which)]
+        halves = [(images, range(which.start, middle)), (images, range(middle, which.stop))]
+    else:
+        between = (images.start + images.stop) // 2
+        halves = [(slice(images.start, between), which), (slice(between, images.stop), which)]
+    return [part for half in halves for part in _split(*half, rows)]
 
 
 def _part(rows: Tensor | None, images: slice) -> Tensor | slice:

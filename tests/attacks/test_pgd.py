@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from attacks import L2, PGD, Linf
+from attacks import L2, PGD, Linf, count_cost
 from attacks.eot import Expectation
 from attacks.losses import cross_entropy, margin
 from attacks.randomness import mix
@@ -124,6 +124,180 @@ def test_restarts_keep_the_best_of_each_image():
     assert (many >= one - 1e-9).all() and (many > one + 0.1).any()
 
 
+class Three(nn.Module):
+    """Three classes, linear."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = torch.randn(108, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+
+    def forward(self, x):
+        return (x - 0.5).flatten(1) @ self.w
+
+
+@pytest.mark.parametrize("loss", ["ce", "margin"])
+@pytest.mark.parametrize("threat", [Linf(0.1), L2(1.5)])
+def test_targeted(threat, loss):
+    y = Three()(X).argmax(1)
+    targets = (y + 1) % 3
+    assert torch.equal(Three()(PGD(threat, loss=loss)(Three(), X, y, targets=targets)).argmax(1), targets)
+    with pytest.raises(ValueError, match='loss="dlr" needs at least 4 classes when targeted, got 3'):
+        PGD(threat, loss="dlr")(Three(), X, y, targets=targets)
+
+
+def test_targeted_restarts_keep_the_point_nearest_to_the_target():
+    y = Three()(X).argmax(1)
+    targets = (y + 1) % 3
+    attack = PGD(Linf(0.02), steps=1, step_size=0.01, restarts=4)
+    x_adv, one = attack(Three(), X, y, targets=targets), PGD(Linf(0.02), steps=1, step_size=0.01)(Three(), X, y, targets=targets)
+    reached, of_one = (margin(Three()(z), y, targets) for z in (x_adv, one))
+    assert (reached >= of_one).all() and (reached > of_one).any()
+
+
+def test_momentum_is_that_of_mi_fgsm():
+    """Dong et al. 2018, algorithm 1, line by line: g = mu g + grad / mean |grad|, x = x + step sign(g)."""
+    model, x_adv, velocity = Three(), X.clone(), torch.zeros_like(X)
+    y = model(X).argmax(1)
+    for _ in range(6):
+        z = x_adv.clone().requires_grad_()
+        (g,) = torch.autograd.grad(cross_entropy(model(z), y).sum(), z)
+        velocity = 0.8 * velocity + g / g.abs().mean((1, 2, 3), keepdim=True)
+        x_adv = (X + (x_adv + 0.005 * velocity.sign() - X).clamp(-0.02, 0.02)).clamp(0, 1)
+    ours = PGD(Linf(0.02), steps=6, step_size=0.005, momentum=0.8, random_start=False)(model, X, y)
+    torch.testing.assert_close(ours, x_adv, rtol=0, atol=1e-12)
+
+
+def test_momentum_averages_noise_out():
+    gains = []
+    for momentum in (0.0, 0.9):
+        x_adv = PGD(Linf(0.02), steps=40, eot=4, loss="margin", momentum=momentum)(Noisy(), X, Y)
+        gains.append(((margin(Linear()(x_adv), Y) - margin(Linear()(X), Y)) / (0.02 * Linear().w.abs().sum())).mean())
+    assert gains[1] > gains[0] + 0.1
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factors"), [("constant", [1, 1, 1, 1]), ("linear", [1, 0.75, 0.5, 0.25]), ("cosine", [1, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5])]
+)
+def test_schedules(schedule, factors):
+    """On a linear model all steps point one way: the distance travelled is the sum of the steps."""
+    x_adv = PGD(Linf(0.4), steps=4, step_size=0.01, schedule=schedule, random_start=False)(Linear(), X, Y)
+    torch.testing.assert_close((x_adv - X).abs(), torch.full_like(X, 0.01 * sum(factors)))
+
+
+def test_starts_where_it_is_told():
+    seen = []
+
+    class Watched(Linear):
+        def forward(self, x):
+            seen.append(x.detach().clone())
+            return super().forward(x)
+
+    start = Linf(0.05).project(X + 0.1, X)
+    PGD(Linf(0.05), steps=2)(Watched(), X, Y, start=start)
+    assert torch.equal(seen[0], start)
+    PGD(Linf(0.05), steps=2, restarts=2)(Watched(), X, Y, start=start)
+    assert torch.equal(seen[2], start) and not torch.equal(seen[5], start)  # after a comparison, the second restart is random
+
+
+def test_broken_images_leave_as_they_are():
+    """Five images beyond the boundary at the start, one far from it."""
+    x = X.clone()
+    x[5] = 0.5 + 0.3 * Linear().w[0].sign()
+    y = Linear()(x).argmax(1)
+    model = Noisy(scale=1e-6)
+    wrong = torch.cat([1 - y[:5], y[5:]])
+    with count_cost() as cost:
+        x_adv = PGD(Linf(0.01), steps=10, eot=2, stop_draws=3, random_start=False)(model, x, wrong)
+    assert torch.equal(x_adv[:5], x[:5]) and (Linf(1.0).distance(x_adv, x)[5] - 0.01).abs() < 1e-9
+    assert cost.backward == 2 * (6 + 9) and cost.forward == cost.backward + 5 * 3
+
+
+def test_a_lucky_draw_does_not_end_an_image():
+    class Coin(Linear):
+        def forward(self, x, keys=None):
+            return super().forward(x) * torch.where(keys % 2 == 0, 1.0, -1.0)[:, None]
+
+    with count_cost() as cost:
+        PGD(Linf(0.01), steps=10, stop_draws=20)(Coin(), X, Y)
+    assert cost.backward == 60
+
+
+def test_broken_images_of_one_restart_are_not_attacked_again():
+    with count_cost() as cost:
+        x_adv = PGD(Linf(0.2), steps=10, restarts=3, stop_draws=1)(Linear(), X, Y)
+    assert (margin(Linear()(x_adv), Y) > 0).all() and cost.backward < 60
+
+
+@pytest.mark.parametrize("draws", range(1, 41))
+def test_a_share_of_all_draws_is_one(draws):
+    """Whatever the size of the calls: sums of 1 / draws would round to less or more."""
+    for batch_size in (1, 3, 100):
+        expectation = Expectation(Linear(), 1 - Y[:1], draws, batch_size)
+        x, keys = X[:1].float(), torch.arange(1)
+        assert float(expectation.gradient(x, keys, margin)[2]) == float(expectation.success(x, keys)) == 1
+
+
+class Small(Noisy):
+    """Runs out of memory above so many rows."""
+
+    def __init__(self, rows):
+        super().__init__()
+        self.rows = rows
+        self.sizes = []
+
+    def forward(self, x, keys=None):
+        self.sizes.append(len(x))
+        if len(x) > self.rows:
+            raise torch.OutOfMemoryError(f"{len(x)} rows do not fit")
+        return super().forward(x, keys)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 13])
+def test_calls_that_run_out_of_memory_are_halved(rows):
+    attack, keys = PGD(Linf(0.02), steps=3, eot=7, restarts=2), torch.arange(6)
+    model = Small(rows)
+    with count_cost() as cost:
+        x_adv = attack(model, X, Y, keys)
+    torch.testing.assert_close(x_adv, attack(Noisy(), X, Y, keys))
+    failed = [size for size in model.sizes if size > rows]
+    assert failed == sorted(failed, reverse=True) and failed[0] == 42
+    assert len(failed) <= 6 and all(size <= rows for size in model.sizes[model.sizes.index(failed[-1]) + 1 :])  # and never tried again
+    assert cost.forward == sum(size for size in model.sizes if size <= rows) == 6 * 7 * (2 * 3 + 2)
+    assert cost.backward == 6 * 7 * 2 * 3
+
+
+def test_memory_found_too_small_is_remembered_for_the_model():
+    model = Small(5)
+    for _ in range(2):
+        PGD(Linf(0.02), steps=1, eot=7)(model, X, Y)
+    tries = [size for size in model.sizes if size > 5]
+    assert len(tries) == len(set(tries)) and Small(5).sizes == []
+
+
+def test_one_row_that_does_not_fit_is_an_error():
+    with pytest.raises(torch.OutOfMemoryError, match="1 rows do not fit"):
+        PGD(Linf(0.02), steps=1)(Small(0), X, Y)
+
+
+def test_other_errors_of_the_model_pass():
+    class Wrong(Linear):
+        def forward(self, x):
+            raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        PGD(Linf(0.02), steps=1)(Wrong(), X, Y)
+
+
+def test_counts_of_cost_nest():
+    attack = PGD(Linf(0.02), steps=3, eot=2)
+    with count_cost() as whole:
+        attack(Noisy(), X, Y)
+        with count_cost() as part:
+            attack(Noisy(), X[:1], Y[:1])
+    attack(Noisy(), X, Y)
+    assert (part.forward, part.backward) == (6, 6) and (whole.forward, whole.backward) == (42, 42)
+
+
 def test_dead_gradients_are_reported():
     class Detached(Linear):
         def forward(self, x):
@@ -170,6 +344,9 @@ def test_progress_counts_gradients():
         ({"eot": 0}, "eot must be a positive integer, got 0"),
         ({"loss": "cw"}, "loss='cw' is not one of ce, margin, dlr"),
         ({"step_size": 0.0}, "step_size must be positive, got 0.0"),
+        ({"momentum": 1.0}, r"momentum must lie in \[0, 1\), got 1.0"),
+        ({"schedule": "step"}, "schedule='step' is not one of constant, linear, cosine"),
+        ({"stop_draws": -1}, "stop_draws must be an integer from 0, got -1"),
     ],
 )
 def test_bad_settings(arguments, message):
@@ -193,3 +370,21 @@ def test_bad_settings(arguments, message):
 def test_bad_inputs(x, y, message):
     with pytest.raises(ValueError, match=message):
         PGD(Linf(0.1))(Linear(), x, y)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"targets": Y}, "targets must differ from the labels y, 6 of 6 are equal"),
+        ({"targets": Y + 2}, "the model has 2 classes, labels and targets go up to 3"),
+        ({"targets": Y - 2}, "targets must hold class indices from 0, got -2"),
+        ({"targets": Y[:2]}, r"targets must be int64 classes of shape \(6,\)"),
+        ({"start": X[:2]}, "start must be images like x"),
+        ({"start": X.float()}, "start must be images like x"),
+        ({"start": X + 1}, r"start must lie in \[0, 1\]"),
+        ({"start": (X + 0.2).clamp(max=1)}, "start must lie within epsilon=0.1 of x, 6 of 6 images do not"),
+    ],
+)
+def test_bad_targets_and_starts(more, message):
+    with pytest.raises(ValueError, match=message):
+        PGD(Linf(0.1))(Linear(), X, Y, **more)
