@@ -2,12 +2,14 @@
 
 A folder holds config.yaml, summary.json, images.jsonl (one line per image and row), batches/ (what is done so far, with the adversarial
 images), and figures. Every batch is stored as it is finished, so an interrupted run goes on with what it has.
+
+With `diagnose` more rows are measured, on few images, for the signs of a broken evaluation (`benchmarks.diagnostics`); they do not join the results.
 """
 
 import json
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from benchmarks import setup
-from benchmarks.bench_config import AutoAttackConfig, BenchConfig, PGDConfig
+from attacks.cost import Cost
+from attacks.feature_distance import FeatureDistance
+from benchmarks import diagnostics, setup
+from benchmarks.attack_config import AttackConfig, ModelName
+from benchmarks.bench_config import BenchConfig
+from benchmarks.config import ConfigError
 from benchmarks.evaluate import ATTACK_DRAW, Attack, Evaluation, Randomness, evaluate
+from benchmarks.purifier_config import PurifierConfig
 from benchmarks.runs import RunError, environment, fingerprint, peak_memory, progress_bar, write_text
 from benchmarks.statistics import paired_difference
 
 SCHEMA = 1
+_FACTS, _OPTIONAL = ("seconds", "network_evaluations", "warnings", "randomness"), ("own_verdict", "targets")  # of an evaluation, in a batch's file
 _PURIFIER_FACTS = ("t_star", "t_end", "steps", "solver", "method", "eta", "grid", "time", "noising", "size")
 
 
@@ -30,15 +38,20 @@ _PURIFIER_FACTS = ("t_star", "t_end", "steps", "solver", "method", "eta", "grid"
 class Row:
     """One line of the table: which model is judged under which attack."""
 
-    model_name: str
+    model_name: ModelName
     model: nn.Module
-    attack_config: PGDConfig | AutoAttackConfig | None = None
+    attack_config: AttackConfig | None = None
     attack: Attack | None = None
     attack_model: nn.Module | None = None
 
     @property
     def attack_name(self) -> str:
         return "none" if self.attack_config is None else self.attack_config.label
+
+    @property
+    def threat(self) -> Any:
+        """With a distance, an epsilon and a name: `attacks.Threat`, for instance."""
+        return None if self.attack is None else self.attack.threat
 
     @property
     def randomness(self) -> Randomness:
@@ -52,55 +65,113 @@ class Bench:
     Args:
         settings: the configuration.
         device: where the models run.
+        budget: what a time limit reduced, for the summary, see `benchmarks.cost_estimate.fit`.
 
     Raises:
         ConfigError, CheckpointError, DatasetError, ValueError: anything that cannot work, before any work starts.
     """
 
-    def __init__(self, settings: BenchConfig, device: torch.device):
+    def __init__(self, settings: BenchConfig, device: torch.device, budget: dict[str, Any] | None = None):
         self.settings = settings
         self.device = device
+        self.budget = budget
         self.setup = setup.load(settings, device, settings.data.images)
         self.x, self.y, self.image_ids = self.setup.x, self.setup.y, self.setup.image_ids
         # What a batch depends on: options that keep their default may be added later without making old runs strangers.
         chosen = settings.model_dump(mode="json", exclude={"audit", "pictures"}, exclude_defaults=True)
-        self.identity = fingerprint(json.dumps(chosen), *self.setup.weights.values())
+        self.identity = fingerprint(json.dumps(chosen), *self.setup.weights.values(), self.setup.fingerprint_data())
         self.rows = list(self._rows())
 
-    def _rows(self) -> Iterable[Row]:
-        models: dict[str, nn.Module] = {"undefended": self.setup.classifier, "defended": self.setup.defended()}
-        for name, model in models.items():
+    def _rows(self) -> Iterator[Row]:
+        self.models: dict[ModelName, nn.Module] = {"undefended": self.setup.classifier, "defended": self.setup.defended()}
+        for name, model in self.models.items():
             yield Row(name, model)
             for attack in self.settings.attacks:
-                if name in attack.models and not (name == "undefended" and attack.gradient is not None):
-                    attack_model = self.setup.defended(attack.gradient) if attack.gradient is not None else model
-                    yield Row(name, model, attack, attack.build(name == "defended"), attack_model)
+                if attack.on(name):
+                    yield self.row(name, attack)
 
-    def run(self, out: Path, say: Callable[[str], None]) -> tuple[dict[str, Any], list[tuple[Row, Evaluation]]]:
+    def row(self, model_name: ModelName, attack: AttackConfig) -> Row:
+        """That attack on that model. Raises ValueError for settings that the attack or a surrogate's purifier refuses, or a model that it cannot attack."""
+        model = self.models[model_name]
+        attacked = self._attacked(attack, model)
+        attack.check_model(attacked, tuple(self.x.shape[1:]))
+        built = attack.build(model_name == "defended")
+        if isinstance(built.threat, FeatureDistance):
+            built.threat.features.to(self.device)
+        return Row(model_name, model, attack, built, attacked)
+
+    def _attacked(self, attack: AttackConfig, deployed: nn.Module) -> nn.Module:
+        """What the attack differentiates."""
+        if attack.through == "classifier":
+            return self.setup.classifier
+        if attack.through == "surrogate":
+            purifier = PurifierConfig.model_validate({**self.settings.purifier.model_dump(), **attack.surrogate})
+            parts = replace(self.setup, settings=self.settings.model_copy(update={"purifier": purifier}))
+            try:
+                return parts.defended(attack.gradient)
+            except ValueError as error:
+                raise ConfigError(f"attack {attack.label!r}, surrogate: {error}") from error
+        return deployed if attack.gradient is None else self.setup.defended(attack.gradient)
+
+    def run(self, out: Path, say: Callable[[str], None], diagnose: bool = False) -> tuple[dict[str, Any], list[tuple[Row, Evaluation]]]:
         """Measures every batch that `out` does not hold yet; returns the summary and what it was made from. `say` gets a line per row.
 
         Raises:
             RunError: `out` holds batches of another configuration or of other weights.
         """
         (out / "batches").mkdir(exist_ok=True)
+        self._keep_budget(out / "budget.json")
         done: list[tuple[Row, Evaluation]] = []
-        total = len(self.x)
         for number, row in enumerate(self.rows, 1):
-            title = f"[{number}/{len(self.rows)}] {row.model_name}, attack {row.attack_name}"
-            with progress_bar(title, total) as update:
-                parts = [self._batch(out, row, first, update) for first in range(0, total, self.settings.batch_size)]
-            evaluation = Evaluation.join(parts)
-            done.append((row, evaluation))
+            done.append((row, self._measure(out, row, len(self.x), f"{number}/{len(self.rows)}", say)))
             self._write(out, done)
-            say(f"{title}: {evaluation.single} % right, {evaluation.seconds:.1f} s")
-        return self.summary(done), done
+        more: list[tuple[Row, Evaluation]] = []
+        for row in self._probes(done) if diagnose else []:
+            more.append((row, self._measure(out, row, min(len(self.x), diagnostics.IMAGES), "diagnosis", say)))
+            self._write(out, done, more)
+        return self.summary(done, more), done
 
-    def _batch(self, out: Path, row: Row, first: int, update: Callable[[int, str], None]) -> Evaluation:
-        path = out / "batches" / f"{row.model_name}.{row.attack_name}.{first:06d}.safetensors"
+    def _keep_budget(self, path: Path) -> None:
+        """A run that goes on is still the one that was reduced."""
+        if self.budget is not None:
+            write_text(path, json.dumps(self.budget) + "\n")
+        elif path.exists():
+            self.budget = json.loads(path.read_text())
+
+    def _measure(self, out: Path, row: Row, images: int, number: str, say: Callable[[str], None]) -> Evaluation:
+        """The first `images` images under this row."""
+        title = f"[{number}] {row.model_name}, attack {row.attack_name}"
+        with progress_bar(title, images) as update:
+            starts = range(0, images, self.settings.batch_size)
+            evaluation = Evaluation.join([self._batch(out, row, slice(first, min(first + self.settings.batch_size, images)), update) for first in starts])
+        say(f"{title}: {evaluation.single} % right, {evaluation.seconds:.1f} s")
+        return evaluation
+
+    def _probes(self, done: list[tuple[Row, Evaluation]]) -> Iterator[Row]:
+        """For each model and threat, the rows that say whether the strongest white-box attack can be trusted."""
+        groups: dict[tuple[str, str], list[Row]] = {}
+        for row, _ in done:
+            if row.attack_config is not None and row.randomness == "fresh":
+                groups.setdefault((row.model_name, str(row.threat)), []).append(row)
+        evaluations = {id(row): evaluation for row, evaluation in done}
+        for rows in groups.values():
+            candidates = {row.attack_name: row for row in rows}
+            best = diagnostics.strongest(_checked(row, evaluations[id(row)]) for row in rows)
+            if best is not None:
+                row = candidates[best.attack]
+                yield from (self.row(row.model_name, probe) for probe in diagnostics.probes(row.attack_config, row.model_name, self.x))  # type: ignore[arg-type]
+
+    def _batch(self, out: Path, row: Row, rows: slice, update: Callable[[int, str], None]) -> Evaluation:
+        path = out / "batches" / f"{row.model_name}.{row.attack_name}.{rows.start:06d}.safetensors"
         if path.exists():
             return self._load_batch(path)
-        rows = slice(first, first + self.settings.batch_size)
-        part = evaluate(
+        part = self.evaluate(row, rows, lambda done, _: update(rows.start + done, ""))
+        self._save_batch(path, part)
+        return part
+
+    def evaluate(self, row: Row, rows: slice, progress: Callable[[int, int], None] | None = None) -> Evaluation:
+        """Some of the images under this row."""
+        return evaluate(
             row.model,
             self.x[rows],
             self.y[rows],
@@ -109,18 +180,16 @@ class Bench:
             self.settings.seed,
             attack_model=row.attack_model,
             randomness=row.randomness,
+            target=None if row.attack_config is None else row.attack_config.target,
             image_ids=self.image_ids[rows],
             batch_size=self.settings.batch_size,
-            progress=lambda done, _: update(first + done, ""),
+            progress=progress,
         )
-        self._save_batch(path, part)
-        return part
 
     def _save_batch(self, path: Path, part: Evaluation) -> None:
         tensors: dict[str, Tensor] = {"predictions": part.predictions, "labels": part.labels, "x_adv": part.x_adv.contiguous()}
-        if part.own_verdict is not None:
-            tensors["own_verdict"] = part.own_verdict
-        facts = {"identity": self.identity, **{name: getattr(part, name) for name in ("seconds", "network_evaluations", "warnings", "randomness")}}
+        tensors |= {name: getattr(part, name) for name in _OPTIONAL if getattr(part, name) is not None}
+        facts = {"identity": self.identity, "attack_cost": _cost(part), **{name: getattr(part, name) for name in _FACTS}}
         temporary = path.with_suffix(f".{os.getpid()}.partial")
         try:
             save_file(tensors, temporary, metadata={"facts": json.dumps(facts)})
@@ -135,24 +204,33 @@ class Bench:
             with safe_open(path, framework="pt") as file:
                 facts = json.loads(file.metadata()["facts"])
                 predictions, labels, x_adv = (file.get_tensor(name) for name in ("predictions", "labels", "x_adv"))
-                own = file.get_tensor("own_verdict") if "own_verdict" in file.keys() else None  # noqa: SIM118 (not a mapping)
+                optional = {name: file.get_tensor(name) for name in _OPTIONAL if name in file.keys()}  # noqa: SIM118 (not a mapping)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise RunError(f"{path} is not a whole batch, delete it to have it made again: {error}") from error
         if facts["identity"] != self.identity:
-            raise RunError(f"{path} was made with another configuration or other weights; give another --out")
-        return Evaluation(predictions, labels, x_adv, facts["seconds"], facts["network_evaluations"], tuple(facts["warnings"]), facts["randomness"], own)
+            raise RunError(f"{path} was made with another configuration, other weights or other images; give another --out")
+        cost = Cost(**facts["attack_cost"]) if facts.get("attack_cost") else None  # runs of old did not count it
+        known = {"seconds": facts["seconds"], "network_evaluations": facts["network_evaluations"], "randomness": facts["randomness"]}
+        return Evaluation(predictions, labels, x_adv, **known, warnings=tuple(facts["warnings"]), attack_cost=cost, **optional)
 
-    def _write(self, out: Path, done: list[tuple[Row, Evaluation]]) -> None:
+    def _write(self, out: Path, done: list[tuple[Row, Evaluation]], more: list[tuple[Row, Evaluation]] | None = None) -> None:
         lines = [json.dumps(line) for row, evaluation in done for line in self._image_lines(row, evaluation)]
         write_text(out / "images.jsonl", "\n".join(lines) + "\n")
-        write_text(out / "summary.json", json.dumps(self.summary(done), indent=2) + "\n")
+        write_text(out / "summary.json", json.dumps(self.summary(done, more or []), indent=2) + "\n")
 
     def _image_lines(self, row: Row, evaluation: Evaluation) -> Iterable[dict[str, Any]]:
-        distances = row.attack_config.threat.build().distance(evaluation.x_adv, self.x.cpu()).tolist() if row.attack_config else [0.0] * len(self.x)
+        distances = self._distances(row, evaluation)
         for image, label, labels, distance in zip(self.image_ids.tolist(), evaluation.labels.tolist(), evaluation.predictions.tolist(), distances, strict=True):
             yield {"image": image, "label": label, "model": row.model_name, "attack": row.attack_name, "predictions": labels, "distance": distance}
 
-    def summary(self, done: list[tuple[Row, Evaluation]]) -> dict[str, Any]:
+    @torch.no_grad()
+    def _distances(self, row: Row, evaluation: Evaluation) -> list[float]:
+        if row.threat is None:
+            return [0.0] * len(self.x)
+        parts = zip(evaluation.x_adv.split(self.settings.batch_size), self.x.split(self.settings.batch_size), strict=True)
+        return torch.cat([row.threat.distance(x_adv.to(self.device), x) for x_adv, x in parts]).tolist()
+
+    def summary(self, done: list[tuple[Row, Evaluation]], more: list[tuple[Row, Evaluation]]) -> dict[str, Any]:
         """The contents of summary.json."""
         return {
             "schema": SCHEMA,
@@ -166,23 +244,31 @@ class Bench:
             "peak_memory": peak_memory(self.device),
             "results": [self._result(row, evaluation) for row, evaluation in done],
             "paired": list(_paired(done)),
+            "budget": self.budget,
+            "diagnostics": [self._result(row, evaluation) | {"images": len(evaluation.labels)} for row, evaluation in more],
+            "flags": [flag.as_dict() for flag in diagnostics.flags(_checked(row, evaluation) for row, evaluation in (*done, *more))],
         }
 
     def _result(self, row: Row, evaluation: Evaluation) -> dict[str, Any]:
         attack, purifier, defended = row.attack_config, self.settings.purifier, row.model_name == "defended"
         facts = attack.facts(defended) if attack else {"iterations": 0, "eot": 0, "restarts": 0}
         gradient = (attack and attack.gradient) or purifier.gradient
+        if not defended or (attack is not None and (attack.through == "classifier" or not attack.white_box)):
+            gradient = None
         return {
             "model": row.model_name,
             "attack": row.attack_name,
-            "threat": str(attack.threat.build()) if attack else "none",
+            "threat": str(row.threat) if row.threat else "none",
             "single": evaluation.single.as_dict(),
             "worst_of": {str(n): estimate.as_dict() for n, estimate in evaluation.worst_of.items()},
             "majority": {str(n): estimate.as_dict() for n, estimate in evaluation.majority.items()} or None,
             "own_verdict": evaluation.own.as_dict() if evaluation.own else None,
+            "reached": evaluation.reached.as_dict() if evaluation.reached else None,
+            "undefined": evaluation.undefined,
             "seconds": round(evaluation.seconds, 3),
             "network_evaluations": evaluation.network_evaluations,
-            "gradient": gradient if defended else None,
+            "attack_cost": _cost(evaluation),
+            "gradient": gradient,
             **{key: getattr(purifier, key) if defended else None for key in _PURIFIER_FACTS},
             **facts,
             "randomness": row.randomness,
@@ -191,14 +277,23 @@ class Bench:
         }
 
 
+def _cost(evaluation: Evaluation) -> dict[str, int] | None:
+    return asdict(evaluation.attack_cost) if evaluation.attack_cost else None
+
+
+def _checked(row: Row, evaluation: Evaluation) -> diagnostics.Measured:
+    return diagnostics.measured(row.model_name, row.attack_config, row.threat, evaluation)
+
+
 def _paired(done: list[tuple[Row, Evaluation]]) -> Iterable[dict[str, Any]]:
     """Every attack against the first one of the same threat on the same model: difference of single-draw accuracy, image by image."""
     references: dict[tuple[str, str], tuple[Row, Evaluation]] = {}
     for row, evaluation in done:
         if row.attack_config is None:
             continue
-        group = (row.model_name, str(row.attack_config.threat.build()))
+        group = (row.model_name, str(row.threat))
         reference_row, reference = references.setdefault(group, (row, evaluation))
         if reference_row is not row:
             difference = paired_difference(evaluation.per_image.numpy(), reference.per_image.numpy())
-            yield {"model": row.model_name, "attack": row.attack_name, "reference": reference_row.attack_name, **difference.as_dict()}
+            how = {"through": row.attack_config.through, "target": row.attack_config.target}
+            yield {"model": row.model_name, "attack": row.attack_name, "reference": reference_row.attack_name, **how, **difference.as_dict()}

@@ -1,7 +1,8 @@
-"""The command line: `purify bench`, `audit`, `clean`, `models`, `report`, `speed`, `train`."""
+"""The command line: `purify bench`, `audit`, `clean`, `models`, `report`, `rivals`, `speed`, `train`."""
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -37,32 +38,52 @@ def bench(
     seed: Annotated[int | None, typer.Option(help="Overrides the configuration's seed.")] = None,
     device: Device = None,
     resume: Resume = False,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Only say what the run will cost: evaluations, time, memory.")] = False,
+    budget: Annotated[str | None, typer.Option("--budget", help="Fit the run into a time (45s, 30m, 2h): fewer images first, then shorter attacks.")] = None,
+    diagnose: Annotated[bool, typer.Option("--diagnose", help="Measure more rows on few images, to find signs of a broken evaluation.")] = False,
 ) -> None:
     """Measure a classifier with and without purification, clean and attacked.
 
-    Writes config.yaml, summary.json, images.jsonl (every draw of every image), the adversarial images, and figures.
+    Writes config.yaml, summary.json, images.jsonl (every draw of every image), the adversarial images, and figures. Signs of a broken evaluation are
+    printed after the table.
     """
     import torch
     from rich.console import Console
 
     from benchmarks import config as configs
-    from benchmarks import report, runs
+    from benchmarks import cost_estimate, report, runs
     from benchmarks.bench import Bench
     from benchmarks.bench_config import BenchConfig
     from benchmarks.evaluate import fixed_key
     from benchmarks.figures import save_accuracy_chart, save_attack_grid
     from purify import noise_keys
 
+    console, started = Console(), time.monotonic()
+    limit = None if budget is None else cost_estimate.parse_duration(budget)
+    _check_bench_options(out, resume, estimate, limit, diagnose)
     settings = configs.load(BenchConfig, config, [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])])
     if resume:
         configs.check_same(settings, _required_out(out) / "config.yaml")
     experiment = Bench(settings, runs.pick_device(device))
+    if estimate or limit is not None:
+        cost = cost_estimate.estimate(experiment, _say)
+        console.print(report.estimate_table(cost, settings.draws))
+        if limit is not None:
+            settings, record = cost_estimate.fit(settings, cost, limit, 0.0 if estimate else time.monotonic() - started)
+            _say("\n".join(cost_estimate.reduction_lines(record)))
+            experiment = experiment if estimate else Bench(settings, experiment.device, record)
+        if estimate:
+            return
+    elif not resume:
+        seconds = cost_estimate.rough_seconds(experiment)
+        if seconds > cost_estimate.WORTH_SAYING:
+            _say(f"about {cost_estimate.duration(seconds)} in all, by a rough count; `--estimate` measures it, `--budget` limits it")
     folder = _required_out(out) if resume else runs.make_folder(out, "bench")
     with runs.locked(folder):
         if not resume:
             configs.dump(settings, folder / "config.yaml")
         try:
-            summary, evaluations = experiment.run(folder, _say)
+            summary, evaluations = experiment.run(folder, _say, diagnose)
         except KeyboardInterrupt:
             _say(f"stopped; go on with the same command and --out {folder} --resume")
             raise
@@ -76,12 +97,58 @@ def bench(
                 keys = torch.full_like(keys, fixed_key(settings.seed, 0))
             path = folder / f"images_{row.attack_name}.png"
             save_attack_grid(x, x_adv, y, keys, experiment.setup.classifier, row.model.purifier, experiment.setup.classes, path)
-    console = Console()
     console.print(report.table(summary))
     paired = report.paired_table(summary)
     if paired is not None:
         console.print(paired)
+    for line in report.flag_lines(summary):
+        console.print(line, soft_wrap=True, highlight=False)
+    if diagnose and not summary["flags"]:
+        console.print("diagnosis: none of the known signs of a broken evaluation")
     console.print(f"results and figures: {folder}", soft_wrap=True)
+
+
+def _check_bench_options(out: Path | None, resume: bool, estimate: bool, limit: float | None, diagnose: bool) -> None:
+    if limit is not None and resume:
+        again = f"`purify bench {_required_out(out) / 'config.yaml'} --out {out} --resume`"
+        raise ValueError(f"--budget with --resume: a run's reduced configuration is in its folder; go on by {again}")
+    if limit is not None and diagnose:
+        raise ValueError("--budget does not cover --diagnose: run one, then diagnose its folder by --resume --diagnose")
+    if estimate and (resume or diagnose):
+        raise ValueError("--estimate is of a whole run: leave out --resume and --diagnose")
+
+
+@app.command()
+def rivals(
+    config: Annotated[str, typer.Argument(help="A configuration as for bench: its models, data and first threat.")] = DEFAULT_BENCH,
+    out: Out = None,
+    overrides: Overrides = None,
+    images: Annotated[int, typer.Option(min=1, help="Images.")] = 16,
+    iterations: Annotated[int, typer.Option(min=1, help="Gradient steps of every attack.")] = 10,
+    eot: Annotated[int, typer.Option(min=1, help="Draws per gradient, on the defence.")] = 4,
+    queries: Annotated[int, typer.Option(min=1, help="Queries of the ensembles' Square attack.")] = 200,
+    device: Device = None,
+) -> None:
+    """Compare our attacks with other packages' on the same models, images, budget and draws.
+
+    Against pyautoattack always, against torchattacks and foolbox where they are installed. Writes rivals.json.
+    """
+    from rich.console import Console
+
+    from benchmarks import config as configs
+    from benchmarks import report, runs
+    from benchmarks.bench_config import BenchConfig
+    from benchmarks.rivals import Rivals
+
+    settings = configs.load(BenchConfig, config, [*(overrides or []), f"data.images={images}"])
+    contest = Rivals(settings, runs.pick_device(device), iterations, eot, queries)
+    folder = runs.make_folder(out, "rivals")
+    with runs.locked(folder):
+        result = contest.run(folder, _say)
+    console = Console()
+    for table in report.rivals_tables(result):
+        console.print(table)
+    console.print(f"results: {folder / 'rivals.json'}", soft_wrap=True)
 
 
 @app.command()
@@ -240,7 +307,7 @@ def models_fetch(
 
 
 @models.command("verify")
-def models_verify(names: Annotated[list[str] | None, typer.Argument(help="Names of `purify models list`. Default: all that are here.")] = None) -> None:
+def models_verify(names: Annotated[list[str] | None, typer.Argument(help="Names as for fetch. Default: all of the list that are here.")] = None) -> None:
     """Check size, checksum and, of score models, a strict load. The exit code is 1 where one fails."""
     from benchmarks.models import verify
 

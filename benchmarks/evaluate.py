@@ -2,6 +2,9 @@
 
 An attack makes one adversarial example per image, with draws of its own; the deployed model then judges that fixed example by `draws`
 fresh draws. With fixed randomness the attacker knows the noise instead: each draw is a deterministic model, attacked and judged on its own.
+
+A prediction is the largest logit, NaN counting as the smallest. Where no logit is finite there is none: such a draw is `UNDEFINED`, not right, and
+counted apart, as it shows a broken model, not an attack that works.
 """
 
 import time
@@ -16,9 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from attacks.checks import check_inputs
-from attacks.eot import call, takes_keys
+from attacks.cost import Cost, count_cost
+from attacks.eot import takes_keys
 from benchmarks.runs import full_precision
 from benchmarks.statistics import Estimate, bootstrap_mean, wilson
+from benchmarks.targets import Target, choose_targets
 from purify.defense import FixedRandomness, plurality
 from purify.noise import Purpose, derive_keys, noise_keys
 from purify.purifiers import Purifier
@@ -34,13 +39,16 @@ ATTACK_DRAW = 2**32 - 1
 two never meet.
 """
 
+UNDEFINED = -1
+"""The prediction of an image without a finite logit; equals no label."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
     """What was measured.
 
     Attributes:
-        predictions: (n, draws) int64, on the CPU: the label of every draw.
+        predictions: (n, draws) int64, on the CPU: the label of every draw, or `UNDEFINED`.
         labels: (n,) int64.
         x_adv: (n, c, h, w), on the CPU: the images judged (the clean ones without an attack; with fixed randomness, those of draw 0).
         seconds: wall time.
@@ -48,6 +56,8 @@ class Evaluation:
         warnings: what was warned of meanwhile, for instance dead gradients.
         randomness: "fresh" or "fixed", see `evaluate`.
         own_verdict: (n, k) bool: which images an attack that judges by itself (AutoAttack) counts as right, by attack; else None.
+        attack_cost: images that the attack sent through the attacked model, forward and backward; None where it was not counted.
+        targets: (n, draws) int64: the classes that a targeted attack sought; else None.
     """
 
     predictions: Tensor
@@ -58,6 +68,8 @@ class Evaluation:
     warnings: tuple[str, ...] = ()
     randomness: Randomness = "fresh"
     own_verdict: Tensor | None = None
+    attack_cost: Cost | None = None
+    targets: Tensor | None = None
 
     @property
     def right(self) -> Tensor:
@@ -84,7 +96,18 @@ class Evaluation:
         """The vote of all draws right, a tie counting as wrong; Wilson interval. Empty with fixed randomness: its draws see different images."""
         if self.randomness == "fixed":
             return {}
-        return {self._draws: wilson(int((plurality(self.predictions) == self.labels).sum()), len(self.labels))}
+        votes = plurality(self.predictions - UNDEFINED) + UNDEFINED  # an undefined draw votes for no class
+        return {self._draws: wilson(int((votes == self.labels).sum()), len(self.labels))}
+
+    @property
+    def undefined(self) -> int:
+        """How many of the n x draws predictions are `UNDEFINED`."""
+        return int((self.predictions == UNDEFINED).sum())
+
+    @property
+    def reached(self) -> Estimate | None:
+        """Mean over draws of the share of images that are given the class that a targeted attack sought; bootstrap interval over images."""
+        return None if self.targets is None else bootstrap_mean((self.predictions == self.targets).double().mean(1).numpy())
 
     @property
     def own(self) -> Estimate | None:
@@ -100,9 +123,11 @@ class Evaluation:
         """One evaluation of all images of `parts`."""
         tensors = (torch.cat([getattr(p, name) for p in parts]) for name in ("predictions", "labels", "x_adv"))
         warned = tuple(text for p in parts for text in p.warnings)
-        own = None if parts[0].own_verdict is None else torch.cat([p.own_verdict for p in parts])  # type: ignore[misc]
-        cost = sum(p.seconds for p in parts), sum(p.network_evaluations for p in parts)
-        return Evaluation(*tensors, *cost, warned, parts[0].randomness, own)
+        own, targets = (None if getattr(parts[0], name) is None else torch.cat([getattr(p, name) for p in parts]) for name in ("own_verdict", "targets"))
+        costs = [p.attack_cost for p in parts if p.attack_cost is not None]
+        cost = Cost(sum(c.forward for c in costs), sum(c.backward for c in costs)) if len(costs) == len(parts) else None
+        spent = sum(p.seconds for p in parts), sum(p.network_evaluations for p in parts)
+        return Evaluation(*tensors, *spent, warned, parts[0].randomness, own, cost, targets)
 
 
 def evaluate(
@@ -115,6 +140,7 @@ def evaluate(
     *,
     attack_model: nn.Module | None = None,
     randomness: Randomness = "fresh",
+    target: Target | None = None,
     image_ids: Tensor | None = None,
     batch_size: int = 64,
     progress: Callable[[int, int], None] | None = None,
@@ -134,12 +160,15 @@ def evaluate(
             the deterministic model `purify.FixedRandomness(model, key of the draw)`, attacked anew and judged once, at `draws` times the cost.
             What "fixed" leaves of the accuracy does not come from randomness alone. The images of a draw share its noise: intervals, which are over
             images, hold for these noises.
+        target: what a targeted attack seeks, see `benchmarks.targets.choose_targets`; None: any wrong class. Accuracy is that of the true labels either way.
         image_ids: (n,) int64, default 0 .. n - 1: identities of the images, for their keys.
         batch_size: images of one call of the attack and of the model.
         progress: progress(done, total) in images.
 
     Raises:
-        ValueError: bad images, labels or settings, before any work starts; NaN logits.
+        ValueError: bad images, labels or settings, before any work starts.
+
+    Warns (UserWarning) of images whose logits are NaN.
     """
     check_inputs(x, y)
     if draws < 1 or batch_size < 1:
@@ -156,7 +185,7 @@ def evaluate(
         _check_keys_arrive(each)
     parts = []
     for rows in torch.arange(len(x)).split(batch_size):
-        batch = _Batch(x[rows], y[rows], image_ids[rows], draws, seed, _part(progress, int(rows[0]), len(rows), len(x)))
+        batch = _Batch(x[rows], y[rows], image_ids[rows], draws, seed, target, _part(progress, int(rows[0]), len(rows), len(x)))
         parts.append(_measured(randomness, model, attack_model or model, attack, batch))
         if progress is not None:
             progress(int(rows[-1]) + 1, len(x))
@@ -175,59 +204,83 @@ class _Batch:
     ids: Tensor
     draws: int
     seed: int
+    target: Target | None
     progress: Callable[[int, int], None] | None
 
     def keys(self, draw: int) -> Tensor:
         return noise_keys(self.seed, self.ids, draw).to(self.images.device)
 
 
-Judged = tuple[list[Tensor], Tensor, Tensor | None]
-"""The labels of every draw, the images judged, and the attack's own verdict (n, k)."""
+@dataclass(frozen=True)
+class _Attacked:
+    """What an attack made of a batch: images, its own verdict (n, 1) where it has one, and the classes (n, 1) that it sought."""
+
+    images: Tensor
+    own: Tensor | None = None
+    targets: Tensor | None = None
+
+
+Judged = tuple[list[Tensor], list[_Attacked]]
+"""The logits of every draw, and the attacks that they judge: one of all draws, or one of each."""
 
 
 def _measured(randomness: Randomness, model: nn.Module, attack_model: nn.Module, attack: Attack | None, batch: _Batch) -> Evaluation:
     """One batch, with its cost and its warnings."""
     judge = _judge_fresh if randomness == "fresh" else _judge_fixed
     started, device = time.monotonic(), batch.images.device
-    with _count_network_evaluations(model, attack_model) as count, full_precision(device), warnings.catch_warnings(record=True) as caught:
-        predictions, images, own = judge(model, attack_model, attack, batch)
-    texts = tuple(str(warning.message) for warning in caught)
+    with (
+        count_cost() as cost,
+        _count_network_evaluations(model, attack_model) as count,
+        full_precision(device),
+        warnings.catch_warnings(record=True) as caught,
+    ):
+        warnings.simplefilter("always", UserWarning)  # they belong to the result, whatever the caller shows
+        logits, attacked = judge(model, attack_model, attack, batch)
+        predictions = _labels(torch.stack(logits, dim=1)).cpu()
+    texts = tuple(dict.fromkeys(str(warning.message) for warning in caught))
     for text in texts:
         warnings.warn(text, stacklevel=3)
-    stacked = torch.stack(predictions, dim=1).cpu()
+    images, own, targets = attacked[0].images.detach().cpu(), _together([a.own for a in attacked]), _together([a.targets for a in attacked])
+    targets = None if targets is None else targets.expand_as(predictions).contiguous()
     seconds = time.monotonic() - started
-    return Evaluation(stacked, batch.labels.cpu(), images.detach().cpu(), seconds, count(), texts, randomness, None if own is None else own.cpu())
+    return Evaluation(predictions, batch.labels.cpu(), images, seconds, count(), texts, randomness, own, cost, targets)
+
+
+def _together(columns: list[Tensor | None]) -> Tensor | None:
+    """(n, 1) each -> (n, k), or None where there are none."""
+    return None if columns[0] is None else torch.cat(columns, dim=1).cpu()  # type: ignore[arg-type]
 
 
 def _judge_fresh(model: nn.Module, attack_model: nn.Module, attack: Attack | None, batch: _Batch) -> Judged:
     """One adversarial example for each image, judged by fresh draws."""
-    images, own = _attacked(attack, attack_model, batch, ATTACK_DRAW, batch.progress)
-    return [_predict(model, images, batch.keys(draw)) for draw in range(batch.draws)], images, own
+    attacked = _attacked(attack, attack_model, batch, ATTACK_DRAW, batch.progress)
+    return [_logits(model, attacked.images, batch.keys(draw)) for draw in range(batch.draws)], [attacked]
 
 
 def _judge_fixed(model: nn.Module, attack_model: nn.Module, attack: Attack | None, batch: _Batch) -> Judged:
     """Each draw a deterministic model: attacked, then judged by itself."""
-    predictions, verdicts, first = [], [], batch.images
+    logits, each = [], []
     for draw in range(batch.draws):
         key = fixed_key(batch.seed, draw)
         fixed = FixedRandomness(model, key)
         fixed_attack_model = FixedRandomness(attack_model, key) if takes_keys(attack_model) else attack_model
         progress = None if batch.progress is None else partial(_later, batch.progress, draw, batch.draws)
-        images, own = _attacked(attack, fixed_attack_model, batch, ATTACK_DRAW - draw, progress)
-        predictions.append(_predict(fixed, images, batch.keys(draw)))
-        first = images if draw == 0 else first
-        verdicts += [] if own is None else [own]
-    return predictions, first, torch.cat(verdicts, dim=1) if verdicts else None
+        each.append(_attacked(attack, fixed_attack_model, batch, ATTACK_DRAW - draw, progress))
+        logits.append(_logits(fixed, each[-1].images, batch.keys(draw)))
+    return logits, each
 
 
-def _attacked(attack: Attack | None, model: nn.Module, batch: _Batch, draw: int, progress: Callable[[int, int], None] | None) -> tuple[Tensor, Tensor | None]:
-    """Adversarial images, and the attack's own verdict (n, 1) where it has one."""
+def _attacked(attack: Attack | None, model: nn.Module, batch: _Batch, draw: int, progress: Callable[[int, int], None] | None) -> _Attacked:
     if attack is None:
-        return batch.images, None
+        return _Attacked(batch.images)
+    keys = batch.keys(draw)
     if hasattr(attack, "with_verdict"):
-        images, right = attack.with_verdict(model, batch.images, batch.labels, keys=batch.keys(draw), progress=progress)
-        return images, right[:, None]
-    return attack(model, batch.images, batch.labels, keys=batch.keys(draw), progress=progress), None
+        images, right = attack.with_verdict(model, batch.images, batch.labels, keys=keys, progress=progress)
+        return _Attacked(images, right[:, None])
+    if batch.target is None:
+        return _Attacked(attack(model, batch.images, batch.labels, keys=keys, progress=progress))
+    targets = choose_targets(batch.target, model, batch.images, batch.labels, keys)
+    return _Attacked(attack(model, batch.images, batch.labels, keys=keys, progress=progress, targets=targets), None, targets[:, None])
 
 
 def _later(progress: Callable[[int, int], None], part: int, parts: int, done: int, total: int) -> None:
@@ -236,13 +289,22 @@ def _later(progress: Callable[[int, int], None], part: int, parts: int, done: in
 
 
 @torch.no_grad()
-def _predict(model: nn.Module, images: Tensor, keys: Tensor) -> Tensor:
-    logits = call(model, images, keys)
+def _logits(model: nn.Module, images: Tensor, keys: Tensor) -> Tensor:
+    logits = model(images, keys=keys) if takes_keys(model) else model(images)
     if logits.ndim != 2 or len(logits) != len(images):
         raise ValueError(f"the model must return logits of shape ({len(images)}, classes), got {tuple(logits.shape)}")
-    if logits.isnan().any():
-        raise ValueError(f"the model returns NaN for {int(logits.isnan().any(1).sum())} of {len(images)} images: its accuracy is undefined")
-    return logits.argmax(1)
+    return logits
+
+
+def _labels(logits: Tensor) -> Tensor:
+    """(n, draws, classes) -> (n, draws) int64, with a warning where there are NaN."""
+    nan = logits.isnan()
+    predictions = logits.where(~nan, -torch.inf).argmax(2).masked_fill(~logits.isfinite().any(2), UNDEFINED)
+    if nan.any():
+        images, draws, none = int(nan.flatten(1).any(1).sum()), int(nan.any(2).sum()), int((predictions == UNDEFINED).sum())
+        message = f"the model returns NaN for {images} of {len(logits)} images, in {draws} of {predictions.numel()} draws"
+        warnings.warn(f"{message}: it was judged by its other logits, and {none} draws without a finite one are undefined", stacklevel=2)
+    return predictions
 
 
 def _part(progress: Callable[[int, int], None] | None, first: int, count: int, total: int) -> Callable[[int, int], None] | None:

@@ -1,13 +1,17 @@
 """Tables and comparisons of finished runs."""
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.table import Table
 
+from benchmarks.cost_estimate import CostEstimate, duration
 from benchmarks.runs import RunError
+
+_WIDTH = 17  # of the column of attacks, so that tables fit 80 columns
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -31,19 +35,26 @@ def percent(estimate: dict[str, Any]) -> str:
 
 
 def table(summary: dict[str, Any]) -> Table:
-    """The results of a run: accuracies in percent over their 95 % intervals, and network evaluations (NFE); fits 80 columns."""
+    """The results of a run: accuracies in percent over their 95 % intervals, and network evaluations (NFE); fits 80 columns.
+
+    Under an attack stands what it asked of the attacked model: images forward, and how many of them backward too.
+    """
     n = str(summary["draws"])
-    result = Table(title=f"{summary['images']} images: accuracy in %, 95 % interval over images", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    title = f"{summary['images']} images: accuracy in %, 95 % interval over images"
+    result = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0), show_edge=False)
     for name in ("model", "attack", "single\ndraw", f"worst\nof {n}", f"majority\nof {n}"):
         result.add_column(name, no_wrap=True)
-    for name in ("NFE", "seconds"):
+    for name in ("NFE", "time\nin s"):
         result.add_column(name, justify="right", no_wrap=True)
     for r in summary["results"]:
         attack = r["attack"]
         if attack != "none":
-            attack = f"{attack}\n{r['threat']}\n{r['iterations']} steps\nEOT {r['eot']}{', ' + r['gradient'] if r['gradient'] else ''}"
-            attack += "\nfixed noise" if r["randomness"] == "fixed" else ""
-            attack += f"\nits own verdict:\n{percent(r['own_verdict'])}" if r["own_verdict"] else ""
+            attack = f"{attack}\n{r['threat']}\n{_length(r)}\nEOT {r['eot']}{', ' + r['gradient'] if r['gradient'] else ''}"
+            attack += "".join(f"\n{line}" for way in _ways(r) for line in textwrap.wrap(way, _WIDTH))
+            attack += f"\nits own verdict:\n{_stacked(r['own_verdict'])}" if r["own_verdict"] else ""
+            attack += f"\ntarget reached:\n{_stacked(r['reached'])}" if r.get("reached") else ""
+            attack += f"\n{_cost(r['attack_cost'])}" if r.get("attack_cost") else ""
+        attack += f"\nundefined: {r['undefined']} draws" if r.get("undefined") else ""
         cells = (_stacked(e) for e in (r["single"], r["worst_of"][n], (r["majority"] or {}).get(n)))
         result.add_row(r["model"], attack, *cells, _short(r["network_evaluations"]), f"{r['seconds']:.0f}", end_section=True)
     return result
@@ -54,8 +65,12 @@ def _stacked(estimate: dict[str, Any] | None) -> str:
     return "-" if estimate is None else f"{100 * estimate['value']:.1f}\n{100 * estimate['ci95'][0]:.1f}-{100 * estimate['ci95'][1]:.1f}"
 
 
-def _short(count: int) -> str:
-    return f"{count / 1e6:.1f}M" if count >= 1e6 else f"{count / 1e3:.0f}k" if count >= 1e4 else str(count)
+def _cost(cost: dict[str, int]) -> str:
+    return f"cost {_short(cost['forward'])} / {_short(cost['backward'])}"
+
+
+def _short(count: float) -> str:
+    return f"{count / 1e6:.1f}M" if count >= 1e6 else f"{count / 1e3:.0f}k" if count >= 1e4 else f"{count:.0f}"
 
 
 def paired_table(summary: dict[str, Any]) -> Table | None:
@@ -67,8 +82,58 @@ def paired_table(summary: dict[str, Any]) -> Table | None:
         result.add_column(name)
     for p in summary["paired"]:
         low, high = p["ci95"]
-        result.add_row(p["model"], p["attack"], p["reference"], f"{100 * p['value']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]", f"{p['p_value']:.4f}")
+        result.add_row(
+            p["model"],
+            ", ".join((p["attack"], *_ways(p))),
+            p["reference"],
+            f"{100 * p['value']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]",
+            f"{p['p_value']:.4f}",
+        )
     return result
+
+
+def flag_lines(summary: dict[str, Any]) -> list[str]:
+    """The signs of a broken evaluation, each with what was seen and what to do; what was not looked for goes unsaid."""
+    lines = []
+    for flag in summary.get("flags", []):
+        lines.append(f"FLAG  {flag['model']}, {flag['attack']}: {flag['sign']}")
+        lines += [f"      seen: {flag['seen']}", f"      do: {flag['advice']}"]
+    return lines
+
+
+def estimate_table(cost: CostEstimate, draws: int) -> Table:
+    """What a run is going to cost, row by row."""
+    result = _table(
+        f"about {duration(cost.seconds)} and {cost.memory_mib} MiB for {cost.images} images and {draws} draws, less where images leave an attack early",
+        ("model", "attack", "forward", "backward", "NFE", "time"),
+    )
+    for row in cost.rows:
+        evaluations = (_short(cost.images * getattr(row, name)) for name in ("forward", "backward", "network_evaluations"))
+        result.add_row(row.model, row.attack, *evaluations, duration(cost.images * row.seconds))
+    return result
+
+
+def rivals_tables(result: dict[str, Any]) -> list[Table]:
+    """The contestants' accuracies and cost, and our attacks against the others', image by image."""
+    rows = Table(
+        title=f"{result['images']} images, {result['threat']}, {result['iterations']} iterations, EOT {result['eot']}: "
+        f"accuracy in % over {result['draws']} draws",
+        box=box.SIMPLE,
+        padding=(0, 1, 0, 0),
+    )
+    for name in ("model", "attack", "accuracy", "its own\nverdict", "forward", "backward", "seconds"):
+        rows.add_column(name, no_wrap=True)
+    for r in result["results"]:
+        own = _points(r["own_verdict"]["value"]) if r["own_verdict"] else "-"
+        cost = [_short(r["attack_cost"][name]) for name in ("forward", "backward")]
+        rows.add_row(r["model"], f"{r['attack']}\n{r['package']}", _stacked(r["single"]), own, *cost, f"{r['seconds']:.0f}", end_section=True)
+    title = "ours minus theirs, in points on the same images (negative: ours is stronger)"
+    pairs = _table(title, ("model", "ours", "theirs", "difference\n[95 %]", "p", "verdict"))
+    for p in result["paired"]:
+        low, high = p["ci95"]
+        cells = (f"{100 * p['value']:+.1f}\n[{100 * low:+.1f}, {100 * high:+.1f}]", f"{p['p_value']:.3f}", p["verdict"])
+        pairs.add_row(p["model"], p["ours"], p["theirs"].replace(" of ", "\n"), *cells, end_section=True)
+    return [rows, pairs]
 
 
 def audit_tables(result: dict[str, Any]) -> list[Table]:
@@ -133,8 +198,21 @@ def _points(fraction: float) -> str:
     return f"{100 * fraction:.1f}"
 
 
+def _length(result: dict[str, Any]) -> str:
+    return f"{result['iterations']} {result.get('unit', 'steps')}"
+
+
 def _effort(result: dict[str, Any]) -> str:
-    return f"{result['iterations']} steps, EOT {result['eot']}" + (", fixed noise" if result.get("randomness") == "fixed" else "")
+    return ", ".join((_length(result), f"EOT {result['eot']}", *_ways(result)))
+
+
+def _ways(result: dict[str, Any]) -> list[str]:
+    """How an attack differs from one that differentiates the deployed model and wants any wrong class; keys that runs of old do not have count as usual."""
+    through, target, surrogate = (result.get(key) for key in ("through", "target", "surrogate"))
+    ways = ["fixed noise"] if result.get("randomness") == "fixed" else []
+    ways += ["transfer"] if through == "classifier" else []
+    ways += ["surrogate " + " ".join(f"{k}={v}" for k, v in (surrogate or {}).items())] if through == "surrogate" else []
+    return ways + ([] if target is None else [f"target {target}"])
 
 
 def _attack(result: dict[str, Any]) -> str:

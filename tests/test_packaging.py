@@ -105,4 +105,4 @@ def test_readme_example_runs():
 def test_help_names_every_command():
     result = run("-m", "purify", "--help")
     assert result.returncode == 0
-    assert all(command in result.stdout for command in ("bench", "clean", "report", "speed", "train"))
+    assert all(command in result.stdout for command in ("audit", "bench", "clean", "models", "report", "rivals", "speed", "train"))

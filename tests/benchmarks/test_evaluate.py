@@ -2,9 +2,11 @@ import pytest
 import torch
 from torch import nn
 
-from attacks import PGD, Linf
+from attacks import PGD, Cost, Linf
 from benchmarks import evaluate
+from benchmarks.evaluate import UNDEFINED
 from benchmarks.statistics import wilson
+from benchmarks.targets import choose_targets
 from purify import DefendedClassifier, DiffPure, noise_keys
 
 X = torch.rand(10, 1, 28, 28, generator=torch.Generator().manual_seed(0))
@@ -175,13 +177,88 @@ def test_warnings_are_kept_with_the_result():
     assert len(result.warnings) == 1 and "exactly zero for 4 of 4" in result.warnings[0]
 
 
-def test_nan_logits_are_an_error():
+class Holes(nn.Module):
+    """Class 1 by a clear margin, but NaN in places: image 0 always and everywhere, image 1 in class 1, image 2 in class 0, image 3 everywhere for odd keys."""
+
+    def forward(self, x, keys=None):
+        logits = torch.tensor([0.0, 5.0, -1.0]).repeat(len(x), 1)
+        image = (x[:, 0, 0, 0] * 10).round().long()
+        logits[image == 0] = torch.nan
+        logits[image == 1, 1] = torch.nan
+        logits[image == 2, 0] = torch.nan
+        logits[(image == 3) & (keys % 2 == 1)] = torch.nan
+        return logits
+
+
+def test_nan_logits_are_reported_and_are_no_success():
+    """Judged by the logits that are left; where none is finite the prediction is undefined: not right, and counted apart."""
+    x = (torch.arange(10) / 10)[:, None, None, None].expand(10, 1, 2, 2)
+    y = torch.ones(10, dtype=torch.int64)
+    with pytest.warns(UserWarning, match="returns NaN for 4 of 10 images, in") as caught:
+        result = evaluate(Holes(), x, y, draws=16, batch_size=10)
+    odd = int(sum(noise_keys(0, torch.tensor([3]), draw) % 2 for draw in range(16)))
+    assert 0 < odd < 16 and result.undefined == 16 + odd
+    assert (result.predictions[0] == UNDEFINED).all() and (result.predictions[1] == 0).all() and (result.predictions[2] == 1).all()
+    assert int((result.predictions[3] == UNDEFINED).sum()) == odd
+    assert result.single.value == pytest.approx((7 + (16 - odd) / 16) / 10)
+    assert result.majority[16].value == pytest.approx((7 + (odd < 8)) / 10)
+    assert f"in {48 + odd} of 160 draws" in str(caught[0].message) and f"{16 + odd} draws without a finite one are undefined" in str(caught[0].message)
+    assert result.warnings == (str(caught[0].message),)
+    with pytest.warns(UserWarning, match="returns NaN"):  # an attack that never left the image is no success either
+        attacked = evaluate(Holes(), x, y, lambda model, x, y, keys=None, progress=None: x, draws=16, batch_size=3)
+    assert attacked.undefined == result.undefined and torch.equal(attacked.predictions, result.predictions)
+
+
+def test_no_finite_logit_in_any_draw():
     class Broken(nn.Module):
         def forward(self, x):
             return torch.full((len(x), 3), torch.nan)
 
-    with pytest.raises(ValueError, match="returns NaN for 10 of 10 images"):
-        evaluate(Broken(), X, torch.zeros(10, dtype=torch.int64))
+    with pytest.warns(UserWarning, match="returns NaN for 10 of 10 images, in 20 of 20 draws"):
+        result = evaluate(Broken(), X, torch.zeros(10, dtype=torch.int64), draws=2)
+    assert result.undefined == 20 and result.single.value == result.majority[2].value == result.worst_of[2].value == 0
+
+
+def test_the_attacks_evaluations_are_counted_and_the_judges_are_not(defended):
+    y = torch.zeros(10, dtype=torch.int64)
+    assert evaluate(defended, X, y, draws=4).attack_cost == Cost(0, 0)
+    attack = PGD(Linf(0.1), steps=5, eot=2)
+    assert evaluate(defended, X, y, attack, draws=4, batch_size=3).attack_cost == Cost(100, 100)
+    assert evaluate(defended, X, y, attack, draws=4, attack_model=defended.classifier).attack_cost == Cost(100, 100)
+    assert evaluate(defended, X, y, PGD(Linf(0.1), steps=5), draws=3, randomness="fixed").attack_cost == Cost(150, 150)
+    restarts = PGD(Linf(0.1), steps=2, eot=2, restarts=3)  # chosen among by a mean over draws: forward only
+    assert evaluate(defended, X, y, restarts, draws=1).attack_cost == Cost(10 * 3 * (2 * 2 + 2), 10 * 3 * 2 * 2)
+
+
+class Slope(nn.Module):
+    """Class k has the logit k times the mean pixel: class 3 wins, class 0 is the least likely."""
+
+    def forward(self, x):
+        return x.mean((1, 2, 3))[:, None] * torch.arange(4.0)
+
+
+def test_targets():
+    """The class asked for, never the label; what it reaches is reported beside the accuracy."""
+    y, keys = torch.tensor([3, 0, 1, 2] * 50), torch.arange(200)
+    x = X[:1].expand(200, -1, -1, -1)
+    assert torch.equal(choose_targets("least_likely", Slope(), x, y, keys), torch.where(y == 0, 1, 0))
+    assert torch.equal(choose_targets(3, Slope(), x, y, keys), torch.where(y == 3, 0, 3))
+    chance = choose_targets("random", Slope(), x, y, keys)
+    assert (chance != y).all() and torch.equal(choose_targets("random", Slope(), x[7:9], y[7:9], keys[7:9]), chance[7:9])
+    for label in range(4):
+        assert len(chance[y == label].unique()) == 3
+    with pytest.raises(ValueError, match="target=4: the model has the classes 0 .. 3"):
+        choose_targets(4, Slope(), x, y, keys)
+    with pytest.raises(ValueError, match="target must be least_likely, random or a class from 0, got 'likely'"):
+        choose_targets("likely", Slope(), x, y, keys)
+
+    def attack(model, x, y, keys=None, progress=None, targets=None):
+        return x.where((targets != 3)[:, None, None, None], 1.0)  # class 3 is reached, the others are not tried
+
+    result = evaluate(Slope(), x[:8], y[:8], attack, draws=2, target=3, batch_size=3)
+    assert torch.equal(result.targets, torch.tensor([0, 3, 3, 3] * 2)[:, None].expand(8, 2))
+    assert result.reached.value == 0.75 and result.single.value == 0.25
+    assert evaluate(Slope(), x[:8], y[:8], draws=2).reached is None
 
 
 def test_bad_input_comes_before_any_work(defended):

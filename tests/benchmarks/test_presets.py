@@ -14,7 +14,7 @@ from purify.zoo import CheckpointError, registry
 from purify.zoo.official import build_network
 
 PRESETS = sorted(str(p.relative_to(config.configs_folder()).with_suffix("")) for p in config.configs_folder().rglob("*.yaml") if "_" in p.stem)
-PRESETS = [name for name in PRESETS if name.split("/")[1].startswith(("diffpure_", "lee-kim_"))]
+PRESETS = [name for name in PRESETS if name.split("/")[1].startswith(("diffpure_", "lee-kim_", "diffattack_"))]
 FULL_WIDTH = {"cifar10/diffpure_wrn-28-10_linf"}
 """At the width of the paper; the others' score networks are narrower by a factor of 4, or 8 for ImageNet."""
 
