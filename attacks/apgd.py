@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.checks import check_inputs, check_positive_integers, check_start, check_targets
-from attacks.eot import Expectation, takes_keys
+from attacks.eot import Expectation, is_random
 from attacks.losses import LOSSES, Loss, dlr, margin
 from attacks.pgd import BadGradients, Progress
 from attacks.randomness import default_keys, mix, uniform
@@ -38,7 +38,7 @@ def checkpoints(iterations: int, apart: int = 1) -> list[int]:
 class APGD:
     """Gradient steps with momentum, whose size is halved, image by image, where the loss stops rising, and which then begin again at the best point.
 
-    A deterministic model (one whose `forward` takes no keys, with `eot=1`) is attacked by the published algorithm, its published constants (momentum 0.75,
+    A deterministic model (see `attacks.eot.is_random`, with `eot=1`) is attacked by the published algorithm, its published constants (momentum 0.75,
     rho = 0.75, first step 2 epsilon, checkpoints 0.22, 0.41, 0.57, ...), from a random point of the ball.
 
     For a random model each iterate's loss is a mean over fresh draws, and the largest of many such means belongs to a lucky iterate: better ones that
@@ -106,11 +106,12 @@ class APGD:
         towards: list[Tensor | None] = [targets]
         if self.target_classes and targets is None:
             towards = list(goal.likely(x, mix(keys, _TARGETS), self.target_classes).unbind(1))
+        random = is_random(model, x) or self.eot > 1
         runs = [(classes, restart) for classes in towards for restart in range(self.restarts)]
         result, standing = x.clone(), torch.arange(len(x), device=x.device)
         for number, (classes, _) in enumerate(runs):
             steered = Expectation(model, y, self.eot, self.batch_size, classes, any_wrong=targets is None)
-            run = Run(self, steered, goal, takes_keys(model) or self.eot > 1)
+            run = Run(self, steered, goal, random)
             run_keys = mix(keys, number)
             begin = start if number == 0 and start is not None else self._begin(x, run_keys)
 
@@ -185,7 +186,7 @@ class Run:
                 if not len(s.rows):
                     report(step + 1)
                     break
-            gradients.see(gradient, s.rows)
+            gradients.see(gradient, s.rows, share)
             gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
             self._record(s, gradient, loss, share)
             if step == 0:

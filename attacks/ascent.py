@@ -55,6 +55,7 @@ def climb(
             if progress is not None:
                 progress(restart * settings.iterations + step, settings.restarts * settings.iterations)
 
+        steered.begin()
         run = Run(settings, steered, goal, random)  # type: ignore[arg-type]
         result[standing], broken = run(x, begin, mix(keys, _RUN, restart), standing, result[standing], report)
         standing = standing[~broken]

@@ -85,7 +85,7 @@ class AutoAttack:
         with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):  # the official code seeds torch globally
             torch.manual_seed(seed)  # for what it draws before it does
             official = Official(
-                _FreshDraws(model, seed) if self.draws == "counted" else _GlobalDraws(model),
+                FreshDraws(model, seed) if self.draws == "counted" else _GlobalDraws(model),
                 norm=type(self.threat).__name__,
                 eps=self.threat.epsilon,
                 seed=seed,
@@ -116,7 +116,7 @@ class AutoAttack:
         official.square.n_queries = self.queries  # type: ignore[attr-defined]
 
 
-class _FreshDraws(nn.Module):
+class FreshDraws(nn.Module):
     """The model with new keys at every call, counted from a seed."""
 
     def __init__(self, model: nn.Module, seed: int):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from attacks.ascent import climb
 from attacks.checks import check_inputs, check_positive_integers, check_start, check_targets
-from attacks.eot import Expectation, takes_keys
+from attacks.eot import Expectation, is_random
 from attacks.losses import LOSSES, Loss
 from attacks.pgd import Progress
 from attacks.protocols import OffersTrajectory, check_offers, look_inside
@@ -94,7 +94,7 @@ class DeviatedReconstruction:
         x, keys = x.detach(), default_keys(len(x), x.device) if keys is None else keys.to(x.device)
         steered = _Inside(self, model, y, targets)
         goal = Expectation(model, y, self.eot, self.batch_size, targets)
-        return climb(self, x, keys, steered, goal, takes_keys(model) or self.eot > 1, start, progress)
+        return climb(self, x, keys, steered, goal, is_random(model, x) or self.eot > 1, start, progress)
 
 
 class _Inside(Expectation):

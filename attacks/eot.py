@@ -25,6 +25,23 @@ def call(model: nn.Module, x: Tensor, keys: Tensor) -> Tensor:
     return logits
 
 
+def is_random(model: nn.Module, x: Tensor) -> bool:
+    """Whether the model's answers are draws: it takes keys, or, seen in two calls on the first image of `x` (b, c, h, w), it answers differently.
+
+    The two calls are made once a model, and are not counted as an attack's cost.
+    """
+    if takes_keys(model):
+        return True
+    if model not in _random:
+        with torch.no_grad():
+            first, second = (model(x[:1]) for _ in range(2))
+        _random[model] = not torch.allclose(first, second, rtol=1e-3, atol=1e-4, equal_nan=True)  # more than kernels that add in another order
+    return _random[model]
+
+
+_random: "weakref.WeakKeyDictionary[nn.Module, bool]" = weakref.WeakKeyDictionary()
+
+
 class Expectation:
     """A model under attack: mean losses over its draws, and their gradients.
 
@@ -48,6 +65,9 @@ class Expectation:
         self.draws = draws
         self.batch_size = batch_size
         self._classes = 1 + int(torch.stack([labels, labels if targets is None else targets]).max())
+
+    def begin(self) -> None:
+        """Called where a run begins: whatever is remembered of earlier gradients is forgotten."""
 
     def gradient(self, x: Tensor, keys: Tensor, loss: Loss, rows: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Gradient in `x` of the mean loss over the draws (n, c, h, w), that mean (n,), and the share of draws that reached the goal (n,), all detached.

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from attacks.checks import check_inputs, check_positive_integers, check_start, check_targets
-from attacks.eot import Expectation, takes_keys
+from attacks.eot import Expectation, is_random
 from attacks.losses import Loss, margin
 from attacks.pgd import BadGradients, Progress
 from attacks.randomness import default_keys, mix, uniform
 from attacks.threat import Threat
 
-_START, _STEP, _CHECK, _SEARCH, _STOP, _TARGETS, _SELECT = range(7)  # what the attack's draws are for
+_START, _STEP, _CHECK, _SEARCH, _STOP, _TARGETS, _SELECT, _CLEAN = range(8)  # what the attack's draws are for
 _ALPHA_MAX, _ETA, _BETA = 0.1, 1.05, 0.9  # the paper's bias to the original image, overshoot and backward step
 _HALVINGS, _REACH = 10, 2.0  # of the final search: steps, and how far beyond a point it begins
 
@@ -163,6 +163,9 @@ class FAB:
                 standing = standing[reached < 1]
         if bounded:
             nearest = self._within(goal, nearest, x, keys, torch.arange(len(x), device=x.device))
+            wrong = torch.arange(len(x), device=x.device)[clean]
+            if len(wrong) and self._random(model, x):
+                nearest[wrong] = self._strengthened(goal, x[wrong], keys[wrong], wrong)
         return nearest, distance
 
     def _run(
@@ -180,8 +183,8 @@ class FAB:
         threat, gradients = self.threat, BadGradients(len(steered.labels), x.device)
         nearest, shortest, total, last = x, x.new_full((len(x),), torch.inf), torch.zeros_like(x), x
         for step in range(self.iterations):
-            gradient, value, _ = steered.gradient(current, mix(keys, _STEP, step), loss, rows)
-            gradients.see(gradient, rows)
+            gradient, value, success = steered.gradient(current, mix(keys, _STEP, step), loss, rows)
+            gradients.see(gradient, rows, success)
             gradient, value = gradient.nan_to_num(0.0, 0.0, 0.0), value.nan_to_num(0.0, 0.0, 0.0)
             here = onto_hyperplane(current, gradient, value, threat)
             there = onto_hyperplane(x, gradient, value + (gradient * (x - current)).sum((1, 2, 3)), threat)
@@ -197,7 +200,7 @@ class FAB:
             current = torch.where(wrong[:, None, None, None], x + _BETA * (last - x), last)
             report(step + 1)
         gradients.warn(self.iterations)
-        return [nearest, last, total / (self.iterations - self.iterations // 2)] if self._random(goal.model) else [nearest]
+        return [nearest, last, total / (self.iterations - self.iterations // 2)] if self._random(goal.model, x) else [nearest]
 
     def _search(self, goal: Expectation, points: Tensor, x: Tensor, keys: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Where the ray from each image through its point crosses the boundary, just beyond it, and its distance: infinite without a crossing."""
@@ -221,14 +224,20 @@ class FAB:
     def _within(self, goal: Expectation, nearest: Tensor, x: Tensor, keys: Tensor, rows: Tensor) -> Tensor:
         """The points moved into the threat; for random models, where that raises the mean margin, along their rays to its border."""
         inside = self.threat.project(nearest, x)
-        if not self._random(goal.model):
+        if not self._random(goal.model, x):
             return inside
         share = self.threat.epsilon / self.threat.distance(nearest, x).clamp_min(torch.finfo(x.dtype).tiny)
         border = self.threat.project(x + share[:, None, None, None] * (nearest - x), x)
         return goal.choose([inside, border], mix(keys, _SELECT), margin, rows)[0]
 
-    def _random(self, model: nn.Module) -> bool:
-        return takes_keys(model) or self.eot > 1
+    def _strengthened(self, goal: Expectation, x: Tensor, keys: Tensor, rows: Tensor) -> Tensor:
+        """Images that are wrong on average as they are, moved to the threat's border along the gradient of the mean margin where that raises it."""
+        gradient, _, _ = goal.gradient(x, mix(keys, _CLEAN), margin, rows)
+        border = self.threat.project(x + self.threat.epsilon * self.threat.direction(gradient.nan_to_num(0.0, 0.0, 0.0)), x)
+        return goal.choose([x, border], mix(keys, _SELECT), margin, rows)[0]
+
+    def _random(self, model: nn.Module, x: Tensor) -> bool:
+        return is_random(model, x) or self.eot > 1
 
 
 def _difference(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from attacks.ascent import climb
 from attacks.checks import check_inputs, check_positive_integers, check_start, check_targets
 from attacks.cost import add_cost
-from attacks.eot import Expectation, takes_keys
+from attacks.eot import Expectation, is_random
 from attacks.losses import LOSSES, Loss
 from attacks.pgd import Progress
 from attacks.protocols import OffersStages, check_offers
@@ -108,7 +108,7 @@ class DiffHammer:
             check_offers(model, f'{type(self).__name__} with gradients="grafted"', OffersStages)
         x, keys = x.detach(), default_keys(len(x), x.device) if keys is None else keys.to(x.device)
         selective = _Selective(self, model, x, y, targets)
-        return climb(self, x, keys, selective, selective, takes_keys(model) or self.eot > 1, start, progress)
+        return climb(self, x, keys, selective, selective, is_random(model, x) or self.eot > 1, start, progress)
 
 
 def vulnerability(losses: Tensor, gradients: Tensor, move: Callable[[Tensor], Tensor], em_steps: int) -> tuple[Tensor, Tensor]:
@@ -154,8 +154,12 @@ class _Selective(Expectation):
         self.attack = attack
         self.x = x
         self.single = Expectation(model, labels, 1, attack.batch_size, targets)
-        self.past = torch.zeros_like(x)
-        self.iterations = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        self.begin()
+
+    def begin(self) -> None:
+        """See `Expectation.begin`."""
+        self.past = torch.zeros_like(self.x)
+        self.iterations = torch.zeros(len(self.x), dtype=torch.int64, device=self.x.device)
 
     def gradient(self, x: Tensor, keys: Tensor, loss: Loss, rows: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """As `Expectation.gradient`, of the vulnerable draws; the loss is the mean of sigma(loss)."""

@@ -141,8 +141,8 @@ class PGD:
                 confirmed = expectation.success(x_adv[rows[sure]], mix(keys[rows[sure]], _STOP, step), rows[sure], self.stop_draws) == 1
                 broken[rows[sure][confirmed]] = True
                 sure[sure.clone()] = confirmed
-                rows, gradient = rows[~sure], gradient[~sure]
-            gradients.see(gradient, rows)
+                rows, gradient, success = rows[~sure], gradient[~sure], success[~sure]
+            gradients.see(gradient, rows, success)
             direction = self.threat.direction(gradient.nan_to_num(0.0, 0.0, 0.0))
             if self.momentum:
                 gradient = gradient / gradient.abs().mean((1, 2, 3), keepdim=True).clamp_min(torch.finfo(gradient.dtype).tiny)
@@ -170,9 +170,12 @@ class BadGradients:
         self.vanished = torch.zeros(images, dtype=torch.int64, device=device)
         self.broken = torch.zeros_like(self.vanished)
 
-    def see(self, gradient: Tensor, rows: Tensor) -> None:
-        """Counts the gradients (n, c, h, w) of the images at positions `rows`."""
-        self.vanished[rows] += (gradient == 0).flatten(1).all(1)
+    def see(self, gradient: Tensor, rows: Tensor, success: Tensor) -> None:
+        """Counts the gradients (n, c, h, w) of the images at positions `rows`, vanished ones where not all draws reach the goal: `success` (n,) is their share.
+
+        Where all do, "dlr" is constant at its maximum.
+        """
+        self.vanished[rows] += (gradient == 0).flatten(1).all(1) & (success < 1)
         self.broken[rows] += (~gradient.isfinite()).flatten(1).any(1)
 
     def warn(self, steps: int) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.checks import check_inputs, check_targets
-from attacks.eot import Expectation, takes_keys
+from attacks.eot import Expectation, is_random
 from attacks.losses import LOSSES, margin
 from attacks.pgd import BadGradients, Progress
 from attacks.randomness import default_keys, mix
@@ -96,13 +96,13 @@ def attack_along(
     def run(rows: Tensor, run_keys: Tensor, restart: int) -> tuple[list[Tensor], Tensor]:
         return _follow(path(rows, run_keys, restart), expectation, evaluate, x[rows], run_keys, rows, settings.iterations, settings.stop_draws, advance)
 
-    return best_of(run, settings.restarts, settings.batch_size, judge(expectation), x, keys)
+    return best_of(run, settings.restarts, settings.batch_size, judge(expectation, x), x, keys)
 
 
-def judge(expectation: Expectation) -> Expectation:
-    """The same model and goal with enough draws to choose between points: at least `CHOICE_DRAWS` where the model takes keys."""
-    draws = max(expectation.draws, CHOICE_DRAWS) if takes_keys(expectation.model) else expectation.draws
-    return Expectation(expectation.model, expectation.labels, draws, expectation.batch_size, expectation.targets)
+def judge(expectation: Expectation, x: Tensor) -> Expectation:
+    """The same model and goal with enough draws to choose between points: at least `CHOICE_DRAWS` where the model is random."""
+    draws = max(expectation.draws, CHOICE_DRAWS) if is_random(expectation.model, x) else expectation.draws
+    return Expectation(expectation.model, expectation.labels, draws, expectation.batch_size, expectation.targets, expectation.any_wrong)
 
 
 def best_of(run: Run, restarts: int, group: int, judge: Expectation, x: Tensor, keys: Tensor) -> Tensor:
@@ -177,7 +177,7 @@ def _follow(
             broken[active[sure]], kept[active[sure]] = True, images[sure]
         better = allowed & (loss.nan_to_num(-torch.inf, -torch.inf) > best_loss[active])
         best[active[better]], best_loss[active[better]] = images[better], loss[better]
-        gradients.see(gradient, active)
+        gradients.see(gradient, active, success)
         path.move(active, gradient.nan_to_num(0.0, 0.0, 0.0))
         advance()
     gradients.warn(iterations)

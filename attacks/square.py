@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.checks import check_inputs, check_positive_integers, check_start, check_targets
-from attacks.eot import Expectation, takes_keys
+from attacks.eot import Expectation, is_random
 from attacks.losses import margin
 from attacks.pgd import Progress
 from attacks.randomness import default_keys, mix, uniform
@@ -91,7 +91,7 @@ class Square:
         check_start(start, x, self.threat.distance, self.threat.epsilon)
         keys = default_keys(len(x), x.device) if keys is None else keys.to(x.device)
         expectation = Expectation(model, y, self.eot, self.batch_size, targets)
-        choice = judge(expectation)
+        choice = judge(expectation, x)
         needed = 2 * self.eot + (2 if self.restarts == 1 else 3) * choice.draws
         if self.queries < needed:
             raise ValueError(f"queries must be at least {needed} with eot={self.eot} and restarts={self.restarts} on this model, got {self.queries}")
@@ -120,7 +120,7 @@ class Square:
         self, expectation: Expectation, x: Tensor, begin: Tensor, keys: Tensor, rows: Tensor, budget: int, restart: int, progress: Progress | None
     ) -> tuple[Tensor, Tensor]:
         """The last incumbents (n, c, h, w), and (n,) bool: which of them left as broken."""
-        random = takes_keys(expectation.model) or self.eot > 1
+        random = is_random(expectation.model, x) or self.eot > 1
         found, proposals = begin.clone(), begin.clone()
         scores, success = self._answers(expectation, found, mix(keys, _ANSWER, 0), rows)
         score, spent = scores.mean(0), torch.full_like(rows, self.eot)

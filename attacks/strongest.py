@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attacks.checks import check_inputs, check_positive_integers, check_start, check_targets
 from attacks.cost import Cost, count_cost
-from attacks.eot import Expectation, takes_keys
+from attacks.eot import Expectation, is_random
 from attacks.losses import margin
 from attacks.pgd import Progress
 from attacks.protocols import shows_states
@@ -57,11 +57,12 @@ class Strongest:
     Args:
         threat: `Linf` or `L2`.
         budget: evaluations for each image, on average.
-        eot: largest number of draws of the model per gradient; default 8, or 1 for a model whose `forward` takes no keys.
+        eot: largest number of draws of the model per gradient; default 8, or 1 for a deterministic model (see `attacks.eot.is_random`).
         sequence: names from `attacks.stages.STAGES`, cheap ones first; default all. "hammer" is left out for a deterministic model, "deviated" for one
             that shows no states (see `attacks.protocols`).
         select_draws: draws that choose an image's example; 1 for a deterministic model.
-        stop_draws: draws that must all be wrong for an image to leave; 1 for a deterministic model.
+        stop_draws: draws that must all be wrong for an image to leave; 1 for a deterministic model. An image with a share q of wrong draws leaves at each test
+            with probability q^stop_draws, and keeps what it left with; once all have left, what remains of the budget is not spent.
         batch_size: rows (images times draws) of one call of the model, halved where memory runs out.
         report: called after each attack with its `Spending`, in order.
     """
@@ -71,7 +72,7 @@ class Strongest:
     eot: int | None = None
     sequence: tuple[str, ...] = ()
     select_draws: int = 8
-    stop_draws: int = 8
+    stop_draws: int = 32
     batch_size: int = 256
     report: Callable[[Spending], None] | None = field(default=None, repr=False, compare=False)
 
@@ -132,7 +133,7 @@ class _Campaign:
     ):
         self.settings, self.model, self.cost, self.progress = settings, model, cost, progress
         self.x, self.y, self.keys, self.targets = x, y, keys, targets
-        random = takes_keys(model) or (settings.eot or 1) > 1
+        random = is_random(model, x) or (settings.eot or 1) > 1
         self.shape = Shape(
             threat=settings.threat,
             eot=settings.eot or (8 if random else 1),
@@ -230,5 +231,5 @@ class _Campaign:
         """The `progress` of every attack."""
         if self.progress is not None:
             self.progress(min(self._spent(), self.total), self.total)
-        if self._spent() > self.total:
+        if self._spent() > self.total and done < total:
             raise _OutOfBudget

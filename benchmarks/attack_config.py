@@ -146,10 +146,13 @@ class AttackConfig(Section):
 
     def reduced(self, share: float) -> Self:
         """The same attack with this share of its iterations or queries, of each as many as it needs at least."""
-        draws = max(getattr(self, "eot", None) or 1, 8)
-        least = {"queries": 10 * draws, "budget": 10 * draws}
+        least = self._least()
         sizes = {name: getattr(self, name) for name in self.lengths}
         return self.model_copy(update={name: min(size, max(least.get(name, 1), math.ceil(share * size))) for name, size in sizes.items()})
+
+    def _least(self) -> dict[str, int]:
+        """Below which one of `lengths` is not reduced, where that is not 1."""
+        return {"queries": 10 * max(getattr(self, "eot", None) or 1, 8)}
 
     def evaluations(self, defended: bool) -> Cost:
         """About how many images go through the attacked model for one image that never leaves the attack."""

@@ -1,7 +1,10 @@
 """The configuration of each kind of attack: those within norm balls, and all of them together."""
 
+from bisect import bisect_left
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
+import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import nn
 
@@ -10,14 +13,17 @@ from attacks.autoattack import AutoAttack
 from attacks.cost import Cost
 from attacks.deviated import DeviatedReconstruction
 from attacks.ensemble import EOTAutoAttack
+from attacks.eot import takes_keys
 from attacks.fab import FAB
 from attacks.hammer import DiffHammer
 from attacks.pgd import PGD
-from attacks.protocols import OffersStages, OffersTrajectory, check_offers
+from attacks.protocols import OffersStages, OffersTrajectory, check_offers, shows_states
 from attacks.spsa import SPSA
 from attacks.square import Square
 from attacks.strongest import Strongest
 from benchmarks.attack_config import AttackConfig, Count, Fraction, Loss, ModelName, ThreatConfig, Through
+from benchmarks.beginnings import begins, check_begins
+from benchmarks.evaluate import Attack
 from benchmarks.perceptual_kinds import LowFrequencyConfig, PerceptualPGDConfig, ReColorConfig, StAdvConfig
 
 _STRONGEST_EOT = 8  # where its configuration says nothing
@@ -27,6 +33,12 @@ class NormConfig(AttackConfig):
     """An attack within a norm ball."""
 
     threat: ThreatConfig
+
+    def _check_begins(self, attack: Attack, model: nn.Module) -> None:
+        try:
+            check_begins(attack, self.randomness == "fresh" and takes_keys(model))
+        except ValueError as error:
+            raise ValueError(f"attack {self.label!r}: {error}") from error
 
 
 class IterativeConfig(NormConfig):
@@ -64,7 +76,6 @@ class APGDConfig(IterativeConfig):
     kind: Literal["apgd"]
     loss: Loss | None = None
     target_classes: int = Field(0, ge=0)
-    batch_size: Count = 256
 
 
 class FABConfig(IterativeConfig):
@@ -94,6 +105,9 @@ class SquareConfig(NormConfig):
     restarts: Count = 1
     stop_draws: int = Field(0, ge=0)
     batch_size: Count = 256
+
+    def check_model(self, model: nn.Module, shape: tuple[int, ...]) -> None:
+        self._check_begins(self.build(takes_keys(model)), model)
 
     def evaluations(self, defended: bool) -> Cost:
         return Cost(self.queries * self.restarts, 0)
@@ -141,6 +155,9 @@ class DeviatedConfig(IterativeConfig):
 
     def check_model(self, model: nn.Module, shape: tuple[int, ...]) -> None:
         check_offers(model, f"attack {self.label!r}", OffersTrajectory)
+        place = next(model.parameters()).device
+        if not shows_states(model, torch.zeros(1, *shape, device=place), torch.zeros(1, dtype=torch.int64, device=place)):
+            raise ValueError(f"attack {self.label!r}: the purifier does not show its states with this `gradient`; set gradient: exact for this attack")
 
 
 class HammerConfig(IterativeConfig):
@@ -186,14 +203,23 @@ class StrongestConfig(NormConfig):
     eot: Count | None = None
     sequence: tuple[str, ...] = ()
     select_draws: Count = 8
-    stop_draws: Count = 8
+    stop_draws: Count = 32
     batch_size: Count = 256
 
     def _eot(self, defended: bool) -> int:
         return super()._eot(defended) or _STRONGEST_EOT
 
+    def check_model(self, model: nn.Module, shape: tuple[int, ...]) -> None:
+        if self.sequence != ("deviated",):  # whose cost shows on a model with states only
+            self._check_begins(self.build(takes_keys(model)), model)
+
     def evaluations(self, defended: bool) -> Cost:
         return Cost(self.budget // 3, self.budget // 3)
+
+    def _least(self) -> dict[str, int]:
+        random = "defended" in self.models and self.randomness == "fresh" and self.through != "classifier"
+        attack = self.build(random)
+        return {"budget": 1 + bisect_left(range(1, self.budget), True, key=lambda budget: begins(replace(attack, budget=budget), random))}
 
 
 class EOTAutoAttackConfig(NormConfig):
@@ -206,8 +232,12 @@ class EOTAutoAttackConfig(NormConfig):
     eot: Count = 20
     queries: Count = 5000
     attacks: tuple[str, ...] = ("apgd-ce", "apgd-t", "fab-t", "square")
-    stop_draws: int = Field(8, ge=0)
+    stop_draws: int = Field(32, ge=0)
     batch_size: Count = 256
+
+    def check_model(self, model: nn.Module, shape: tuple[int, ...]) -> None:
+        if "square" in self.attacks:  # the one part that has a least length
+            self._check_begins(replace(self.build(takes_keys(model)), attacks=("square",)), model)  # type: ignore[type-var]
 
     def evaluations(self, defended: bool) -> Cost:
         return _ensemble(self.attacks, self.iterations, self._eot(defended), self.queries)

@@ -26,8 +26,9 @@ from benchmarks.bench_config import BenchConfig
 from benchmarks.config import ConfigError
 from benchmarks.evaluate import ATTACK_DRAW, Attack, Evaluation, Randomness, evaluate
 from benchmarks.purifier_config import PurifierConfig
-from benchmarks.runs import RunError, environment, fingerprint, peak_memory, progress_bar, write_text
+from benchmarks.runs import RunError, environment, fingerprint, fingerprint_model, peak_memory, progress_bar, write_text
 from benchmarks.statistics import paired_difference
+from benchmarks.targets import choose_targets
 
 SCHEMA = 1
 _FACTS, _OPTIONAL = ("seconds", "network_evaluations", "warnings", "randomness"), ("own_verdict", "targets")  # of an evaluation, in a batch's file
@@ -77,10 +78,11 @@ class Bench:
         self.budget = budget
         self.setup = setup.load(settings, device, settings.data.images)
         self.x, self.y, self.image_ids = self.setup.x, self.setup.y, self.setup.image_ids
+        self.rows = list(self._rows())
+        self.weights = self.setup.weights | self._weights_of_features()
         # What a batch depends on: options that keep their default may be added later without making old runs strangers.
         chosen = settings.model_dump(mode="json", exclude={"audit", "pictures"}, exclude_defaults=True)
-        self.identity = fingerprint(json.dumps(chosen), *self.setup.weights.values(), self.setup.fingerprint_data())
-        self.rows = list(self._rows())
+        self.identity = fingerprint(json.dumps(chosen), *self.weights.values(), self.setup.fingerprint_data())
 
     def _rows(self) -> Iterator[Row]:
         self.models: dict[ModelName, nn.Module] = {"undefended": self.setup.classifier, "defended": self.setup.defended()}
@@ -90,15 +92,32 @@ class Bench:
                 if attack.on(name):
                     yield self.row(name, attack)
 
+    def _weights_of_features(self) -> dict[str, str]:
+        """SHA-256 of the network that each attack within a distance in features measures by."""
+        rows = [row for row in self.rows if isinstance(row.threat, FeatureDistance)]
+        return {f"features of {row.attack_name}": fingerprint_model(row.threat.features) for row in rows}
+
     def row(self, model_name: ModelName, attack: AttackConfig) -> Row:
-        """That attack on that model. Raises ValueError for settings that the attack or a surrogate's purifier refuses, or a model that it cannot attack."""
+        """That attack on that model.
+
+        Raises:
+            ValueError: settings that the attack or a surrogate's purifier refuses, a model that it cannot attack, a target that is no class.
+        """
         model = self.models[model_name]
         attacked = self._attacked(attack, model)
         attack.check_model(attacked, tuple(self.x.shape[1:]))
+        if isinstance(attack.target, int):
+            self._check_target(attack)
         built = attack.build(model_name == "defended")
         if isinstance(built.threat, FeatureDistance):
             built.threat.features.to(self.device)
         return Row(model_name, model, attack, built, attacked)
+
+    def _check_target(self, attack: AttackConfig) -> None:
+        try:
+            choose_targets(attack.target, self.setup.classifier, self.x[:1], self.y[:1], self.image_ids[:1].to(self.device))  # type: ignore[arg-type]
+        except ValueError as error:
+            raise ConfigError(f"attack {attack.label!r}: {error}") from error
 
     def _attacked(self, attack: AttackConfig, deployed: nn.Module) -> nn.Module:
         """What the attack differentiates."""
@@ -116,11 +135,14 @@ class Bench:
     def run(self, out: Path, say: Callable[[str], None], diagnose: bool = False) -> tuple[dict[str, Any], list[tuple[Row, Evaluation]]]:
         """Measures every batch that `out` does not hold yet; returns the summary and what it was made from. `say` gets a line per row.
 
+        A run that was diagnosed once is so for good.
+
         Raises:
             RunError: `out` holds batches of another configuration or of other weights.
         """
         (out / "batches").mkdir(exist_ok=True)
         self._keep_budget(out / "budget.json")
+        diagnose = diagnose or any("+" in path.name for path in (out / "batches").iterdir())  # a configuration's own attacks have no such names
         done: list[tuple[Row, Evaluation]] = []
         for number, row in enumerate(self.rows, 1):
             done.append((row, self._measure(out, row, len(self.x), f"{number}/{len(self.rows)}", say)))
@@ -232,13 +254,14 @@ class Bench:
 
     def summary(self, done: list[tuple[Row, Evaluation]], more: list[tuple[Row, Evaluation]]) -> dict[str, Any]:
         """The contents of summary.json."""
+        checked = [_checked(row, evaluation) for row, evaluation in (*done, *more)]
         return {
             "schema": SCHEMA,
             "seed": self.settings.seed,
             "images": len(self.x),
             "draws": self.settings.draws,
             "complete": len(done) == len(self.rows),
-            "weights": self.setup.weights,
+            "weights": self.weights,
             "config": self.settings.model_dump(mode="json"),
             "environment": environment(self.device),
             "peak_memory": peak_memory(self.device),
@@ -246,15 +269,17 @@ class Bench:
             "paired": list(_paired(done)),
             "budget": self.budget,
             "diagnostics": [self._result(row, evaluation) | {"images": len(evaluation.labels)} for row, evaluation in more],
-            "flags": [flag.as_dict() for flag in diagnostics.flags(_checked(row, evaluation) for row, evaluation in (*done, *more))],
+            "looked_for": diagnostics.looked_for(checked),
+            "flags": [flag.as_dict() for flag in diagnostics.flags(checked)],
         }
 
     def _result(self, row: Row, evaluation: Evaluation) -> dict[str, Any]:
         attack, purifier, defended = row.attack_config, self.settings.purifier, row.model_name == "defended"
         facts = attack.facts(defended) if attack else {"iterations": 0, "eot": 0, "restarts": 0}
-        gradient = (attack and attack.gradient) or purifier.gradient
+        gradient = (attack and (attack.gradient or attack.surrogate.get("gradient"))) or purifier.gradient
         if not defended or (attack is not None and (attack.through == "classifier" or not attack.white_box)):
             gradient = None
+        own = evaluation.own if attack is None or attack.through == "deployed" else None  # else it is a verdict on another model
         return {
             "model": row.model_name,
             "attack": row.attack_name,
@@ -262,7 +287,7 @@ class Bench:
             "single": evaluation.single.as_dict(),
             "worst_of": {str(n): estimate.as_dict() for n, estimate in evaluation.worst_of.items()},
             "majority": {str(n): estimate.as_dict() for n, estimate in evaluation.majority.items()} or None,
-            "own_verdict": evaluation.own.as_dict() if evaluation.own else None,
+            "own_verdict": own.as_dict() if own else None,
             "reached": evaluation.reached.as_dict() if evaluation.reached else None,
             "undefined": evaluation.undefined,
             "seconds": round(evaluation.seconds, 3),

@@ -101,10 +101,10 @@ def bench(
     paired = report.paired_table(summary)
     if paired is not None:
         console.print(paired)
-    for line in report.flag_lines(summary):
+    for line in [*report.budget_lines(summary), *report.flag_lines(summary)]:
         console.print(line, soft_wrap=True, highlight=False)
-    if diagnose and not summary["flags"]:
-        console.print("diagnosis: none of the known signs of a broken evaluation")
+    for line in report.diagnosis_lines(summary) if diagnose else []:
+        console.print(line, soft_wrap=True, highlight=False)
     console.print(f"results and figures: {folder}", soft_wrap=True)
 
 

@@ -22,6 +22,9 @@ from benchmarks.evaluate import Attack, Evaluation
 from benchmarks.statistics import PairedDifference, paired_difference
 
 SIGNIFICANCE = 0.01
+LEAST_IMAGES = 8
+"""With fewer images no difference between two rows has so small a p-value: that of n images is 2 / 2^n at the least."""
+
 IMAGES = 32
 """The rows that `probes` asks for are measured on so many images at most."""
 
@@ -31,6 +34,22 @@ _QUERIES, _QUERIES_PER_DRAW = 200, 50  # at least; by draw of a random model
 _TRANSFER_STEPS = 20
 _DOUBLED = PGDConfig, IterativeConfig, EOTAutoAttackConfig  # attacks that are the same ones with more draws
 _SHARE = 0.05  # of images, whose gradients are bad
+_GRADIENTS = ("gradients exactly zero", "gradients NaN or infinite")
+_NOISE, _LARGE_EPSILON = "noise as good as the attack", "robust at a large epsilon"
+_ONE_STEP, _QUERY, _TRANSFER = "single step beats iterations", "queries beat gradients", "transfer beats white box"
+_RISING, _UNCONVERGED = "accuracy rises with epsilon", "EOT not converged"
+COMPARISONS = {
+    _ONE_STEP: "the steps undo each other or the gradient is masked: more iterations, a smaller step, momentum, other losses",
+    _QUERY: "the gradients are masked: find out by `purify audit` where, and report the lower number",
+    _TRANSFER: "the deployed model's gradients are worse than another model's: masked, or too noisy (more EOT); report the lower number",
+    _RISING: "a larger ball holds the smaller one: start the attack from the smaller ball's result, take steps in proportion to epsilon, more iterations",
+    _UNCONVERGED: "more draws per gradient: double eot from {eot} until the accuracy stays",
+}
+"""What to do where a row beats another one that should be the stronger one."""
+
+SIGNS = (*_GRADIENTS, _NOISE, *COMPARISONS, _LARGE_EPSILON)
+"""All that rows are looked through for, but a missing clean row."""
+
 _ZERO, _BROKEN = (re.compile(rf"gradient was {what} for (\d+) of (\d+) images") for what in ("exactly zero", "NaN or infinite"))
 
 Access = Literal["none", "noise", "white box", "query", "transfer"]
@@ -45,7 +64,7 @@ class Measured:
         evaluation: what was measured, on the first images of the run.
         access: what the attack sees: nothing, the deployed model's gradients, its answers only, or another model's gradients.
         threat: of the attack.
-        settings: of the attack, all but the threat: "iterations", "eot" and whatever else distinguishes it.
+        settings: of the attack, all but the size of the threat: "iterations", "eot" and whatever else distinguishes it.
     """
 
     model: str
@@ -86,11 +105,13 @@ def measured(model_name: str, config: AttackConfig | None, threat: Threat | None
     access: Access = "white box" if config.white_box else "query"
     access = "noise" if isinstance(config, NoiseConfig) else "transfer" if config.through != "deployed" else access
     facts = config.facts(model_name == "defended")
-    own = {name: value for name, value in config.own.items() if name != "eot"}
-    if own.get("step_size") is not None and threat is not None:
+    own = {name: value for name, value in config.own.items() if name not in ("eot", "bound")}
+    if own.get("step_size") is not None and threat is not None and config.threat is not None:
         own["step_size"] = round(own["step_size"] / threat.epsilon, 6)  # the same attack at another epsilon takes steps in proportion
     shared = config.model_dump(include={"kind", "gradient", "randomness", "through", "surrogate", "target"})
-    return Measured(model_name, config.label, evaluation, access, threat, {**shared, **own, "iterations": facts["iterations"], "eot": facts["eot"]})
+    within = {} if config.threat is None else config.threat.model_dump(exclude={"epsilon"})
+    settings = {**shared, **own, **within, "iterations": facts["iterations"], "eot": facts["eot"]}
+    return Measured(model_name, config.label, evaluation, access, threat, settings)
 
 
 # the checks
@@ -101,16 +122,24 @@ def flags(rows: Iterable[Measured]) -> list[Flag]:
     rows = list(rows)
     attacked = [row for row in rows if row.access != "none"]
     found = [*_without_clean(rows, attacked), *_bad_gradients(attacked)]
-    groups: dict[tuple[Any, ...], list[Measured]] = {}
-    for row in attacked:
-        groups.setdefault((row.model, str(row.threat), row.settings.get("randomness", "fresh")), []).append(row)
-    for group in groups.values():
-        found += _against_the_strongest(group)
-    for first, second in permutations(attacked, 2):
-        found += _rising_with_epsilon(first, second)
+    for best, noise in _against_noise(attacked):
+        found += _no_better_than_noise(best, noise)
+    for sign, doubted, by in _comparisons(attacked):
+        found += _beaten(sign, doubted, by)
     for row in attacked:
         found += _standing_at_large_epsilon(row)
-    return found + list(_unconverged(attacked))
+    return found
+
+
+def looked_for(rows: Iterable[Measured]) -> dict[str, int]:
+    """Which of `SIGNS` could be found in these rows, and the most images that it was looked for on: a comparison needs `LEAST_IMAGES`."""
+    attacked = [row for row in rows if row.access != "none"]
+    pairs = [(_NOISE, best, noise) for best, noise in _against_noise(attacked)] + list(_comparisons(attacked))
+    looks = [(sign, min(_images(doubted), _images(by))) for sign, doubted, by in pairs]
+    white = [row for row in attacked if row.access == "white box"]
+    looks += [(sign, _images(row)) for sign in _GRADIENTS for row in white if row.settings.get("kind") != "autoattack"]  # the official code does not tell
+    looks += [(_LARGE_EPSILON, _images(row)) for row in white if row.threat is not None and _is_large(row.threat, row.evaluation.x_adv)]
+    return {sign: max(images for of, images in looks if of == sign) for sign in SIGNS if any(of == sign for of, _ in looks)}
 
 
 def strongest(rows: Iterable[Measured]) -> Measured | None:
@@ -135,9 +164,9 @@ def _without_clean(rows: list[Measured], attacked: list[Measured]) -> Iterable[F
 
 def _bad_gradients(attacked: list[Measured]) -> Iterable[Flag]:
     """One flag for each model, with the first attack concerned."""
-    for pattern, what, advice in (
-        (_ZERO, "exactly zero", "look for a detach, rounding or a saturated softmax (loss: margin); differentiate another way (gradient: bpda) or by queries"),
-        (_BROKEN, "NaN or infinite", "look for what overflows in the model; use loss: margin, or an attack by queries"),
+    for pattern, sign, advice in (
+        (_ZERO, _GRADIENTS[0], "look for a detach, rounding or a saturated softmax (loss: margin); differentiate another way (gradient: bpda) or by queries"),
+        (_BROKEN, _GRADIENTS[1], "look for what overflows in the model; use loss: margin, or an attack by queries"),
     ):
         concerned: dict[str, list[tuple[Measured, str]]] = {}
         for row in attacked:
@@ -147,39 +176,57 @@ def _bad_gradients(attacked: list[Measured]) -> Iterable[Flag]:
                 concerned.setdefault(row.model, []).append((row, worst[0]))
         for model, ((first, text), *others) in concerned.items():
             also = f"; likewise in {', '.join(row.attack for row, _ in others)}" if others else ""
-            yield Flag(f"gradients {what}", model, first.attack, f"the attack's {text} of a batch{also}", advice)
+            yield Flag(sign, model, first.attack, f"the attack's {text} of a batch{also}", advice)
 
 
-def _against_the_strongest(group: list[Measured]) -> Iterable[Flag]:
-    best = strongest(group)
-    if best is None:
-        return
-    iterative = best.settings.get("iterations", 0) > 1
-    for row in group:
-        one_step = row.access == "white box" and row.settings.get("iterations") == 1 and iterative
-        if row.access == "noise":
-            gain = difference(row, best)
-            little_left = row.evaluation.single.ci95[0] <= NEAR_ZERO and not _beats(row, best)
-            if gain.ci95[0] <= 0 and not little_left:
-                seen = f"random noise leaves {_percent(row)}, the attack {_percent(best)}: no better on the same images"
-                advice = "the gradients point nowhere, or the ball is too small to matter; run `purify audit`, and attacks by query and by transfer"
-                yield Flag("noise as good as the attack", best.model, best.attack, seen, advice, row.attack, gain)
-        elif one_step and _beats(row, best):
-            advice = "the steps undo each other or the gradient is masked: more iterations, a smaller step, momentum, other losses"
-            yield _beaten("single step beats iterations", best, row, advice)
-        elif row.access == "query" and _beats(row, best):
-            yield _beaten("queries beat gradients", best, row, "the gradients are masked: find out by `purify audit` where, and report the lower number")
-        elif row.access == "transfer" and _beats(row, best):
-            advice = "the deployed model's gradients are worse than another model's: masked, or too noisy (more EOT); report the lower number"
-            yield _beaten("transfer beats white box", best, row, advice)
+def _against_noise(attacked: list[Measured]) -> Iterable[tuple[Measured, Measured]]:
+    """(the strongest attack, noise) of each model and threat."""
+    for group in _groups(attacked):
+        best = strongest(group)
+        yield from ((best, row) for row in group if best is not None and row.access == "noise")
 
 
-def _rising_with_epsilon(small: Measured, large: Measured) -> Iterable[Flag]:
-    if not _same_but_threat(small, large) or not small.threat.epsilon < large.threat.epsilon:  # type: ignore[union-attr]
-        return
-    if _beats(small, large):
-        advice = "a larger ball holds the smaller one: start the attack from the smaller ball's result, take steps in proportion to epsilon, more iterations"
-        yield _beaten("accuracy rises with epsilon", large, small, advice)
+def _no_better_than_noise(best: Measured, noise: Measured) -> Iterable[Flag]:
+    gain = difference(noise, best)
+    little_left = noise.evaluation.single.ci95[0] <= NEAR_ZERO and not _beats(noise, best)
+    if gain.ci95[0] <= 0 and not little_left:
+        seen = f"random noise leaves {_percent(noise)}, the attack {_percent(best)}: no better on the same images"
+        advice = "the gradients point nowhere, or the ball is too small to matter; run `purify audit`, and attacks by query and by transfer"
+        yield Flag(_NOISE, best.model, best.attack, seen, advice, noise.attack, gain)
+
+
+def _comparisons(attacked: list[Measured]) -> Iterable[tuple[str, Measured, Measured]]:
+    """(sign, row, another one): the first is in doubt where the other one beats it."""
+    for group in _groups(attacked):
+        best = strongest(group)
+        for row in group if best is not None else []:
+            one_step = row.access == "white box" and row.settings.get("iterations") == 1 and best.settings.get("iterations", 0) > 1
+            sign = _ONE_STEP if one_step else {"query": _QUERY, "transfer": _TRANSFER}.get(row.access)
+            if sign is not None:
+                yield sign, best, row
+    for small, large in permutations(attacked, 2):
+        if _same_but_threat(small, large) and small.threat.epsilon < large.threat.epsilon:  # type: ignore[union-attr]
+            yield _RISING, large, small
+    families: dict[str, list[Measured]] = {}
+    for row in attacked:
+        rest = sorted((k, str(v)) for k, v in row.settings.items() if k != "eot")
+        families.setdefault(f"{row.model} {row.threat} {row.access} {rest}", []).append(row)
+    for family in families.values():
+        most = max(family, key=lambda row: row.settings.get("eot", 1))
+        draws = max(most.settings.get("eot", 1), 1)  # noise has none
+        fewer = max(
+            (row for row in family if row is not most and 2 * row.settings.get("eot", 1) <= draws), key=lambda row: row.settings.get("eot", 1), default=None
+        )
+        if fewer is not None:
+            yield _UNCONVERGED, fewer, most
+
+
+def _groups(attacked: list[Measured]) -> Iterable[list[Measured]]:
+    """Rows of one model, threat and knowledge of the noise."""
+    groups: dict[tuple[Any, ...], list[Measured]] = {}
+    for row in attacked:
+        groups.setdefault((row.model, str(row.threat), row.settings.get("randomness", "fresh")), []).append(row)
+    return groups.values()
 
 
 def _standing_at_large_epsilon(row: Measured) -> Iterable[Flag]:
@@ -188,20 +235,7 @@ def _standing_at_large_epsilon(row: Measured) -> Iterable[Flag]:
     accuracy = row.evaluation.single
     if accuracy.ci95[0] > NEAR_ZERO:
         seen = f"{accuracy} % right at {row.threat}, where any image can be made grey"
-        yield Flag("robust at a large epsilon", row.model, row.attack, seen, "the attack fails where it cannot: look for masked gradients by `purify audit`")
-
-
-def _unconverged(attacked: list[Measured]) -> Iterable[Flag]:
-    families: dict[str, list[Measured]] = {}
-    for row in attacked:
-        rest = sorted((k, str(v)) for k, v in row.settings.items() if k != "eot")
-        families.setdefault(f"{row.model} {row.threat} {row.access} {rest}", []).append(row)
-    for family in families.values():
-        most = max(family, key=lambda row: row.settings.get("eot", 1))
-        draws = most.settings.get("eot", 1)
-        fewer = max((row for row in family if 2 * row.settings.get("eot", 1) <= draws), key=lambda row: row.settings.get("eot", 1), default=None)
-        if fewer is not None and _beats(most, fewer):
-            yield _beaten("EOT not converged", fewer, most, f"more draws per gradient: double eot from {draws} until the accuracy stays")
+        yield Flag(_LARGE_EPSILON, row.model, row.attack, seen, "the attack fails where it cannot: look for masked gradients by `purify audit`")
 
 
 def _beats(first: Measured, second: Measured) -> bool:
@@ -209,10 +243,17 @@ def _beats(first: Measured, second: Measured) -> bool:
     return gap.value > 0 and gap.p_value < SIGNIFICANCE
 
 
-def _beaten(sign: str, row: Measured, by: Measured, advice: str) -> Flag:
+def _beaten(sign: str, row: Measured, by: Measured) -> Iterable[Flag]:
+    if not _beats(by, row):
+        return
     gap = difference(row, by)
     seen = f"{by.attack} ({by.threat}) leaves {_percent(by)}, {row.attack} ({row.threat}) {_percent(row)}; {100 * gap.value:.1f} points on the same images"
-    return Flag(sign, row.model, row.attack, f"{seen} (p = {gap.p_value:.4f})", advice, by.attack, gap)
+    advice = COMPARISONS[sign].format(eot=by.settings.get("eot", 1))
+    yield Flag(sign, row.model, row.attack, f"{seen} (p = {gap.p_value:.4f})", advice, by.attack, gap)
+
+
+def _images(row: Measured) -> int:
+    return len(row.evaluation.labels)
 
 
 def _percent(row: Measured) -> str:
@@ -261,8 +302,8 @@ class RandomNoise:
 
 
 def probes(config: AttackConfig, model: ModelName, x: Tensor) -> list[AttackConfig]:
-    """The attacks to measure beside `config`, the strongest white-box attack within a norm ball on that model; `x` (n, c, h, w)."""
-    if config.threat is None:
+    """The attacks to measure beside `config`, the strongest white-box attack on that model; none where it is not within a norm ball. `x`: (n, c, h, w)."""
+    if not isinstance(config, NormConfig):
         return []
     common = {"threat": config.threat, "models": (model,), "randomness": config.randomness, "gradient": config.gradient}
     threat, eot = config.threat.build(), config.facts(model == "defended")["eot"]

@@ -66,7 +66,7 @@ class FeatureThreatConfig(Section):
     def build(self) -> FeatureDistance:
         if self.features.startswith("lpips-"):
             return lpips_distance(self.epsilon, self.features.removeprefix("lpips-"))  # type: ignore[arg-type]
-        return FeatureDistance(load_classifier(self.features).requires_grad_(False), self.epsilon)
+        return FeatureDistance(load_classifier(self.features).requires_grad_(False), self.epsilon, name=f"feature distance ({self.features})")
 
 
 class PerceptualConfig(AttackConfig):

@@ -8,7 +8,8 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from benchmarks.cost_estimate import CostEstimate, duration
+from benchmarks.cost_estimate import CostEstimate, duration, reduction_lines
+from benchmarks.diagnostics import COMPARISONS, LEAST_IMAGES, SIGNS
 from benchmarks.runs import RunError
 
 _WIDTH = 17  # of the column of attacks, so that tables fit 80 columns
@@ -92,6 +93,15 @@ def paired_table(summary: dict[str, Any]) -> Table | None:
     return result
 
 
+def budget_lines(summary: dict[str, Any]) -> list[str]:
+    """What a time limit took from a run, if anything."""
+    return reduction_lines(summary["budget"]) if _is_reduced(summary) else []
+
+
+def _is_reduced(summary: dict[str, Any]) -> bool:
+    return bool((summary.get("budget") or {}).get("reduced"))
+
+
 def flag_lines(summary: dict[str, Any]) -> list[str]:
     """The signs of a broken evaluation, each with what was seen and what to do; what was not looked for goes unsaid."""
     lines = []
@@ -99,6 +109,19 @@ def flag_lines(summary: dict[str, Any]) -> list[str]:
         lines.append(f"FLAG  {flag['model']}, {flag['attack']}: {flag['sign']}")
         lines += [f"      seen: {flag['seen']}", f"      do: {flag['advice']}"]
     return lines
+
+
+def diagnosis_lines(summary: dict[str, Any]) -> list[str]:
+    """What was looked for without a finding, and what could not be."""
+    images = summary["looked_for"]
+    flagged = {flag["sign"] for flag in summary["flags"]}
+    few = [sign for sign in images if sign in COMPARISONS and images[sign] < LEAST_IMAGES]
+    parts = {
+        "looked for and not found": [sign for sign in images if sign not in flagged and sign not in few],
+        f"too few images, {LEAST_IMAGES} are needed": few,
+        "no rows to see it in": [sign for sign in SIGNS if sign not in images],
+    }
+    return [f"diagnosis, {what}: {', '.join(signs)}" for what, signs in parts.items() if signs]
 
 
 def estimate_table(cost: CostEstimate, draws: int) -> Table:
@@ -224,10 +247,11 @@ def markdown(summaries: list[dict[str, Any]]) -> str:
     lines = ["| t* | steps | model | attack | gradient | single draw | worst of N | majority of N | own verdict | N | images |", "|" + 11 * "---|"]
     for summary in summaries:
         n = str(summary["draws"])
+        images = f"{summary['images']}{' (reduced by --budget)' if _is_reduced(summary) else ''}"
         for r in summary["results"]:
             cells = (r["t_star"] or "-", r["steps"] or "-", r["model"], _attack(r), r["gradient"] or "-", percent(r["single"]))
             own, majority = r.get("own_verdict"), (r["majority"] or {}).get(n)
-            tail = (percent(r["worst_of"][n]), majority and percent(majority) or "-", own and percent(own) or "-", n, summary["images"])
+            tail = (percent(r["worst_of"][n]), majority and percent(majority) or "-", own and percent(own) or "-", n, images)
             lines.append("| " + " | ".join(map(str, (*cells, *tail))) + " |")
     return "\n".join(lines)
 

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 import attacks
 from attacks.apgd import APGD
+from attacks.autoattack import FreshDraws
 from attacks.ensemble import EOTAutoAttack
-from attacks.eot import call
 from attacks.randomness import default_keys, mix
 from attacks.threat import Linf, Threat
 from benchmarks import setup
+from benchmarks.attack_kinds import NormConfig
 from benchmarks.bench_config import BenchConfig
 from benchmarks.config import ConfigError
 from benchmarks.evaluate import Attack, Evaluation, evaluate
@@ -57,7 +58,7 @@ class Rivals:
     """
 
     def __init__(self, settings: BenchConfig, device: torch.device, iterations: int = 10, eot: int = 4, queries: int = 200):
-        threats = [attack.threat for attack in settings.attacks if attack.threat is not None]
+        threats = [attack.threat for attack in settings.attacks if isinstance(attack, NormConfig)]
         if not threats:
             raise ConfigError("rivals needs a threat: the configuration has no attack within a norm ball")
         self.settings, self.device = settings, device
@@ -157,18 +158,6 @@ def verdict(difference: PairedDifference) -> str:
 # packages that know nothing of keys
 
 
-class _FreshDraws(nn.Module):
-    """A model under other packages' attacks: every call has draws of its own, counted from a seed, and counts as an attack's."""
-
-    def __init__(self, model: nn.Module, seed: int):
-        super().__init__()
-        self.model, self.seed, self.calls = model, seed, 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        return call(self.model, x, mix(torch.arange(len(x), device=x.device), self.seed, self.calls))
-
-
 @dataclass(frozen=True)
 class _Foreign:
     """PGD of another package, with our PGD's steps of 2.5 epsilon / iterations."""
@@ -186,7 +175,7 @@ class _Foreign:
         seed = int(mix((default_keys(len(x), x.device) if keys is None else keys).sum())) % _SEED_LIMIT
         with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):  # these packages draw from torch's global generator
             torch.manual_seed(seed)
-            x_adv = self.attack(_FreshDraws(model, seed).eval(), x, y)
+            x_adv = self.attack(FreshDraws(model, seed).eval(), x, y)
         return self.threat.project(x_adv.detach(), x)
 
     def attack(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

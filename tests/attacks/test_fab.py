@@ -4,7 +4,7 @@ from attack_models import BehindNoise, Linear, LinearMany, box_images, classifie
 from torch import nn
 
 from attacks import L2, Linf, count_cost
-from attacks.autoattack import _FreshDraws
+from attacks.autoattack import FreshDraws
 from attacks.eot import Expectation
 from attacks.fab import FAB, onto_hyperplane
 from attacks.losses import margin
@@ -218,7 +218,7 @@ def test_no_weaker_than_the_official_code_on_a_noisy_classifier():
     network, x, y = classifier(12)
     model, threat = BehindNoise(network, 0.03), Linf(0.02)
     with torch.random.fork_rng():
-        theirs = FABAttack_PT(_FreshDraws(model, 5), norm="Linf", n_iter=5, eps=0.02, targeted=True, n_target_classes=2, device=x.device).perturb(x, y)
+        theirs = FABAttack_PT(FreshDraws(model, 5), norm="Linf", n_iter=5, eps=0.02, targeted=True, n_target_classes=2, device=x.device).perturb(x, y)
     ours = FAB(threat, iterations=5, eot=4, target_classes=2)(model, x, y)
     judge, keys = Expectation(model, y, 16, 512), torch.arange(12) + 10**9
     difference = judge.success(ours, keys) - judge.success(theirs, keys)

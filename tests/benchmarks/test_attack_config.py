@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -11,7 +12,8 @@ import yaml
 import attacks
 from benchmarks import config
 from benchmarks.attack_config import AttackConfig
-from benchmarks.attack_kinds import AnyAttackConfig, AutoAttackConfig, NormConfig, PGDConfig
+from benchmarks.attack_kinds import AnyAttackConfig, AutoAttackConfig, NormConfig, PGDConfig, StrongestConfig
+from benchmarks.beginnings import check_begins
 from benchmarks.bench import Bench
 from benchmarks.bench_config import BenchConfig
 from benchmarks.config import ConfigError
@@ -43,7 +45,7 @@ def kind_of(section):
 def test_every_kind_builds_what_its_class_takes(section):
     """The sections repeat the names and defaults of the classes: neither may drift."""
     kind = kind_of(section)
-    threats = [(NormConfig, {"threat": LINF}, "Linf 0.1"), (PerceptualConfig, {"threat": FEATURES}, "feature distance (SmallResNet) 0.5")]
+    threats = [(NormConfig, {"threat": LINF}, "Linf 0.1"), (PerceptualConfig, {"threat": FEATURES}, "feature distance (fashion-mnist) 0.5")]
     given, called = next(((given, called) for base, given, called in threats if issubclass(section, base)), ({}, OWN.get(kind)))
     (attack_config,) = config.validate(BenchConfig, BASE | {"attacks": [{"kind": kind, **given, **NEEDED.get(kind, {})}]}).attacks
     built = attack_config.build(defended=True)
@@ -99,6 +101,12 @@ def test_mistakes_are_named(attack, message):
     [
         ({"kind": "autoattack", "target": 3}, "attack 'autoattack': autoattack has no targeted form"),
         ({"kind": "autoattack", "version": "custom"}, "attack 'autoattack': attacks go with"),
+        ({"kind": "square", "queries": 31, "eot": 8}, "attack 'square': queries must be at least 32 with eot=8 and restarts=1 on this model, got 31"),
+        ({"kind": "eot_autoattack", "queries": 79}, "attack 'eot_autoattack': queries must be at least 80 with eot=20"),
+        ({"kind": "strongest", "budget": 20}, "attack 'strongest': budget=20 evaluations an image is less than"),
+        ({"kind": "pgd", "target": 99}, r"attack 'pgd': target=99: the model has the classes 0 \.\. 9"),
+        ({"kind": "deviated", "gradient": "bpda"}, "attack 'deviated': the purifier does not show its states with this `gradient`; set gradient: exact"),
+        ({"kind": "deviated", "gradient": "adjoint"}, "attack 'deviated': the purifier does not show its states"),
         ({"kind": "pgd", "through": "surrogate", "surrogate": {"t_star": 2}}, r"attack 'pgd', surrogate: t_star must lie in \(0, 1\], got 2"),
     ],
 )
@@ -161,3 +169,12 @@ def test_shorter_versions_for_probes():
     rand = AutoAttackConfig(kind="autoattack", threat=LINF, version="rand").reduced(0.02)
     assert (rand.version, rand.attacks, rand.iterations, rand.eot) == ("custom", ("apgd-ce", "apgd-dlr"), 2, 20)
     assert rand.build(True).iterations == 2
+
+
+def test_an_adaptive_ensemble_is_not_cut_below_what_it_can_begin_with():
+    """FAB alone needs far more than gradient steps do: whatever the share, the least budget is the one that is not refused."""
+    made = StrongestConfig(kind="strongest", threat=LINF, budget=3000, sequence=("fab-t",))
+    least = made.reduced(0.001).budget
+    with pytest.raises(ValueError, match=f"budget={least - 1} evaluations an image is less than {least}, "):
+        check_begins(replace(made.build(True), budget=least - 1), random=True)
+    assert made.reduced(0.5).budget == 1500 and made.model_copy(update={"budget": 10}).reduced(0.5).budget == 10

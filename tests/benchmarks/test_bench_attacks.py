@@ -25,7 +25,7 @@ SETTINGS = {
     "attacks": [
         {"kind": "pgd", **COMMON, "eot": 2},
         {"kind": "pgd", "name": "transfer", **COMMON, "eot": 2, "through": "classifier"},
-        {"kind": "pgd", "name": "short", **COMMON, "eot": 2, "through": "surrogate", "surrogate": {"steps": 1}},
+        {"kind": "pgd", "name": "short", **COMMON, "eot": 2, "through": "surrogate", "surrogate": {"steps": 1, "gradient": "bpda"}},
         {"kind": "pgd", "name": "seek", "threat": LINF, "steps": 2, "target": 5},
         {"kind": "apgd", "threat": LINF, "iterations": 2, "models": ["defended"]},
         {"kind": "deviated", "threat": LINF, "iterations": 2, "eot": 1},
@@ -61,12 +61,12 @@ def test_rows_say_what_was_attacked_and_at_what_cost(run):
     assert [(r["through"], r["eot"], r["gradient"]) for r in (plain, transfer, short)] == [
         ("deployed", 2, "exact"),
         ("classifier", 1, None),
-        ("surrogate", 2, "exact"),
+        ("surrogate", 2, "bpda"),
     ]
-    assert short["surrogate"] == {"steps": 1} and plain["surrogate"] is None
+    assert short["surrogate"] == {"steps": 1, "gradient": "bpda"} and plain["surrogate"] is None
     judged = 4 * 2 * 2  # images, draws, steps
     assert transfer["network_evaluations"] == judged  # the attack did not touch the score network
-    assert short["network_evaluations"] == judged + 16 * 1 * 2 and plain["network_evaluations"] == judged + 16 * 2 * 2
+    assert short["network_evaluations"] == judged + 16 * 1 * 1 and plain["network_evaluations"] == judged + 16 * 2 * 2
     assert seek["target"] == 5 and 0 <= seek["reached"]["value"] <= 1 and plain["reached"] is None
     assert all(r["undefined"] == 0 for r in rows.values())
     assert rows["defended", "stadv"]["threat"] == "StAdv 0.05"
@@ -121,3 +121,37 @@ def test_summaries_of_old_can_be_printed(run):
             row.pop(key, None)
     assert report.flag_lines(old) == [] and report.table(old).row_count == len(old["results"])
     assert "pgd (2 steps, EOT 2)" in report.markdown([old])
+
+
+def test_a_verdict_on_another_model_is_not_the_defences(tmp_path):
+    """The official code's own accuracy is of the model that it attacked."""
+    short = {"kind": "autoattack", "threat": LINF, "version": "custom", "attacks": ["apgd-ce"], "iterations": 1, "models": ["defended"]}
+    made = SETTINGS | {"draws": 1, "attacks": [{**short, "name": "own"}, {**short, "name": "bare", "through": "classifier"}]}
+    summary, _ = Bench(config.validate(BenchConfig, made), torch.device("cpu")).run(tmp_path, lambda _: None)
+    verdicts = {r["attack"]: r["own_verdict"] for r in summary["results"] if r["model"] == "defended"}
+    assert verdicts["none"] is None and verdicts["own"] is not None and verdicts["bare"] is None
+
+
+FEATURES = """
+import torch
+
+def network():
+    made = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 4))
+    torch.nn.init.constant_(made[1].weight, {weight})
+    return made.eval()
+"""
+
+
+def test_the_network_of_a_distance_is_part_of_a_run(tmp_path):
+    """A run whose distance is measured by other weights is another run, and the summary names them; two networks make two threats."""
+    threat = {"features": f"module:{tmp_path}/features.py:network", "epsilon": 0.5}
+    listed = [{"kind": "perceptual", "threat": threat, "iterations": 1}, {"kind": "low_frequency", "threat": threat | {"features": "fashion-mnist"}}]
+    made = config.validate(BenchConfig, SETTINGS | {"attacks": listed})
+    benches = []
+    for weight in (1, 2, 2):
+        (tmp_path / "features.py").write_text(FEATURES.format(weight=weight))
+        benches.append(Bench(made, torch.device("cpu")))
+    assert benches[0].identity != benches[1].identity == benches[2].identity
+    assert set(benches[0].weights) == {"classifier", "score", "features of perceptual", "features of low_frequency"}
+    assert benches[0].weights["features of perceptual"] != benches[1].weights["features of perceptual"]
+    assert len({str(row.threat) for row in benches[0].rows}) == 3  # with none at all

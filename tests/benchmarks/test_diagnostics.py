@@ -1,6 +1,7 @@
 """Signs of a broken evaluation: on made-up results where it is known which must be found, and by `purify bench --diagnose` on broken and sound models."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from benchmarks import cli, diagnostics
 from benchmarks.attack_kinds import PGDConfig
 from benchmarks.bench_config import BenchConfig
 from benchmarks.config import validate
-from benchmarks.diagnostics import SIGNIFICANCE, Measured, RandomNoise, flags, probes
+from benchmarks.diagnostics import SIGNIFICANCE, SIGNS, Measured, RandomNoise, flags, looked_for, measured, probes
 from benchmarks.evaluate import Evaluation
+from benchmarks.report import diagnosis_lines
 
 IMAGES, DRAWS = 40, 4
 
@@ -107,6 +109,26 @@ def test_rows_on_fewer_images_are_compared_on_those():
     assert found.sign == "transfer beats white box" and found.difference.value == 1.0
 
 
+def test_what_could_not_be_found_is_not_called_absent():
+    """A comparison of 7 images has a p-value of 2 / 2^7 at the least, of 8 one of 2 / 2^8; without rows by queries nothing says whether these are better."""
+    assert looked_for(SOUND) == dict.fromkeys(SIGNS, IMAGES)
+    for images, flagged in ((7, []), (8, ["queries beat gradients"])):
+        best, worst = (replace(e, **{n: getattr(e, n)[:images] for n in ("predictions", "labels", "x_adv")}) for e in (evaluation(IMAGES), evaluation(0)))
+        rows = [
+            CLEAN,
+            Measured("defended", "stands", best, "white box", Linf(0.1), {"iterations": 20}),
+            Measured("defended", "square", worst, "query", Linf(0.1), {"iterations": 100}),
+        ]
+        assert [flag.sign for flag in flags(rows)] == flagged
+        seen = looked_for(rows)
+        assert seen == {"gradients exactly zero": images, "gradients NaN or infinite": images, "queries beat gradients": images}
+        lines = diagnosis_lines({"looked_for": seen, "flags": [flag.as_dict() for flag in flags(rows)]})
+        assert ("diagnosis, too few images, 8 are needed: queries beat gradients" in lines) == (images == 7)
+        assert lines[0] == "diagnosis, looked for and not found: gradients exactly zero, gradients NaN or infinite"
+        assert lines[-1].startswith("diagnosis, no rows to see it in: noise as good as the attack, single step beats iterations, transfer")
+    assert looked_for([CLEAN, row("square", 3, "query")]) == {}
+
+
 def test_noise_is_a_random_point_of_the_ball():
     x, y = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.zeros(3, dtype=torch.int64)
     keys = torch.tensor([5, 6, 7])
@@ -151,6 +173,36 @@ def test_the_rows_of_a_diagnosis():
             validate(BenchConfig, BASE | {"attacks": [probe.model_dump(exclude={"name"})]} if probe.kind != "noise" else BASE | {"attacks": []})
             probe.build(True)
     assert {probe.label for probe in probes(config, "undefended", x)} == {"pgd+noise", "pgd+single-step", "pgd+queries", "pgd+large-epsilon"}
+
+
+@pytest.mark.parametrize("attack", [{"kind": "perceptual"}, {"kind": "low_frequency"}])
+def test_an_attack_beyond_norm_balls_has_no_rows_of_its_own(attack):
+    (made,) = validate(BenchConfig, BASE | {"attacks": [attack | {"threat": {"features": "fashion-mnist", "epsilon": 0.5}}]}).attacks
+    assert probes(made, "defended", torch.zeros(2, 1, 4, 4)) == []
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "same"),
+    [
+        ({"kind": "stadv", "bound": 0.05}, {"kind": "stadv", "bound": 0.1}, True),
+        ({"kind": "recolor", "bound": 0.06}, {"kind": "recolor", "bound": 0.1}, True),
+        ({"kind": "stadv", "bound": 0.05}, {"kind": "stadv", "bound": 0.1, "iterations": 5}, False),
+        ({"kind": "perceptual", "threat": ("fashion-mnist", 0.1)}, {"kind": "perceptual", "threat": ("fashion-mnist", 0.2)}, True),
+        ({"kind": "perceptual", "threat": ("fashion-mnist", 0.1)}, {"kind": "perceptual", "threat": ("{folder}", 0.2)}, False),
+    ],
+)
+def test_a_larger_bound_is_compared_with_a_smaller_one_of_its_kind(small, large, same, tmp_path):
+    """The larger bound leaves 24 of 40 images, the smaller one 12: a sign where both attacks and what they measure by are the same."""
+    (tmp_path / "features.py").write_text("import torch\n\n\ndef network():\n    return torch.nn.Flatten().eval()\n")
+    rows = [CLEAN]
+    for name, attack, right in (("small", small, 12), ("large", large, 24)):
+        if "threat" in attack:
+            features, epsilon = attack["threat"]
+            attack = attack | {"threat": {"features": features.format(folder=f"module:{tmp_path}/features.py:network"), "epsilon": epsilon}}
+        (made,) = validate(BenchConfig, BASE | {"attacks": [attack | {"name": name}]}).attacks
+        rows.append(measured("defended", made, made.build(True).threat, evaluation(right)))
+    found = [(flag.sign, flag.attack, flag.compared_with) for flag in flags(rows)]
+    assert found == ([("accuracy rises with epsilon", "large", "small")] if same else [])
 
 
 # the whole way
@@ -213,4 +265,11 @@ def test_an_honest_model_is_not_flagged(tmp_path, monkeypatch, capsys):
     assert [r["attack"] for r in summary["diagnostics"]] == ["pgd+noise", "pgd+single-step", "pgd+queries", "pgd+large-epsilon"]
     assert all(r["images"] == 16 for r in summary["diagnostics"])
     assert [r["attack"] for r in summary["results"]] == ["none", "pgd", "none"]
-    assert "none of the known signs" in capsys.readouterr().out
+    gradients, probed = "gradients exactly zero, gradients NaN or infinite", "noise as good as the attack, single step beats iterations, queries beat gradients"
+    lines = capsys.readouterr().out.splitlines()
+    monkeypatch.setattr("sys.argv", ["purify", "bench", str(tmp_path / "bench.yaml"), "--out", str(tmp_path / "out"), "--resume", "--device", "cpu"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["diagnostics"] == summary["diagnostics"]
+    assert f"diagnosis, looked for and not found: {gradients}, {probed}, accuracy rises with epsilon, robust at a large epsilon" in lines
+    assert "diagnosis, no rows to see it in: transfer beats white box, EOT not converged" in lines

@@ -15,13 +15,14 @@ from benchmarks import cli, rivals
 from benchmarks.rivals import Foolbox, Torchattacks, verdict
 from benchmarks.statistics import PairedDifference
 
+PERCEPTUAL = {"kind": "perceptual", "threat": {"features": "fashion-mnist", "epsilon": 0.5}}
 CONFIG = {
     "data": {"name": "fashion-mnist-embedded", "images": 64},
     "classifier": "fashion-mnist",
     "score": "fashion-mnist",
     "purifier": {"t_star": 0.05, "steps": 1},
     "draws": 2,
-    "attacks": [{"kind": "stadv"}, {"kind": "pgd", "threat": {"norm": "Linf", "epsilon": 0.1}}],
+    "attacks": [{"kind": "stadv"}, PERCEPTUAL, {"kind": "pgd", "threat": {"norm": "Linf", "epsilon": 0.1}}],
 }
 
 
@@ -59,7 +60,7 @@ def test_verdicts():
 
 
 def test_a_configuration_without_a_norm_ball(tmp_path, monkeypatch, capsys):
-    (tmp_path / "bench.yaml").write_text(yaml.safe_dump(CONFIG | {"attacks": [{"kind": "stadv"}]}))
+    (tmp_path / "bench.yaml").write_text(yaml.safe_dump(CONFIG | {"attacks": [{"kind": "stadv"}, PERCEPTUAL]}))
     monkeypatch.setattr("sys.argv", ["purify", "rivals", str(tmp_path / "bench.yaml"), "--out", str(tmp_path / "out")])
     with pytest.raises(SystemExit) as stopped:
         cli.main()
