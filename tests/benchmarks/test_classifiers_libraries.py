@@ -174,10 +174,10 @@ def test_what_is_refused(name, weights, message):
 def test_weights_of_another_network(tmp_path, resnet18, vit):
     file = tmp_path / "weights.pth"
     torch.save(vit.state_dict(), file)
-    with pytest.raises(CheckpointError, match="do not fit torchvision's resnet18: missing: conv1.weight.* and 119 more; unexpected: cls_token"):
+    with pytest.raises(CheckpointError, match="do not fit torchvision's resnet18; 122 missing: conv1.weight.*; 80 unexpected: cls_token"):
         load_classifier("torchvision:resnet18", weights=file)
     torch.save({**resnet18.state_dict(), "fc.bias": torch.zeros(10)}, file)
-    with pytest.raises(CheckpointError, match=r"shapes: fc.bias \(10,\) instead of \(1000,\)"):
+    with pytest.raises(CheckpointError, match=r"1 of another shape: fc.bias \(10,\), expected \(1000,\)"):
         load_classifier("torchvision:resnet18", weights=file)
     with pytest.raises(CheckpointError, match="do not fit timm's test_vit: .*") as error:
         load_classifier("timm:test_vit", weights=file)
@@ -186,5 +186,5 @@ def test_weights_of_another_network(tmp_path, resnet18, vit):
     with pytest.raises(CheckpointError, match="'fc.bias' holds NaN or infinity"):
         load_classifier("torchvision:resnet18", weights=file)
     torch.save({"state_dict": {"epoch": 3}}, file)
-    with pytest.raises(CheckpointError, match="must hold named tensors.*'epoch' is a int"):
+    with pytest.raises(CheckpointError, match="is not a state dict.*'epoch' is a int"):
         load_classifier("torchvision:resnet18", weights=file)
