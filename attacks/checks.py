@@ -57,7 +57,16 @@ def check_start(start: Tensor | None, x: Tensor, distance: Callable[[Tensor, Ten
 
 def check_positive_integers(settings: object, *names: str) -> None:
     """Raises ValueError unless the attributes `names` are integers from 1."""
+    _check_integers(settings, names, 1, "a positive integer")
+
+
+def check_integers_from_zero(settings: object, *names: str) -> None:
+    """Raises ValueError unless the attributes `names` are integers from 0."""
+    _check_integers(settings, names, 0, "an integer from 0")
+
+
+def _check_integers(settings: object, names: tuple[str, ...], least: int, expected: str) -> None:
     for name in names:
         value = getattr(settings, name)
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} must be {expected}, got {value!r}")

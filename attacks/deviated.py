@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.ascent import climb
-from attacks.checks import check_inputs, check_positive_integers, check_start, check_targets
+from attacks.checks import check_inputs, check_integers_from_zero, check_positive_integers, check_start, check_targets
 from attacks.eot import Expectation, is_random
 from attacks.losses import LOSSES, Loss
 from attacks.pgd import Progress
@@ -68,8 +68,7 @@ class DeviatedReconstruction:
         for name in ("weight", "estimates"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be a number from 0, got {getattr(self, name)!r}")
-        if not isinstance(self.stop_draws, int) or self.stop_draws < 0:
-            raise ValueError(f"stop_draws must be an integer from 0, got {self.stop_draws!r}")
+        check_integers_from_zero(self, "stop_draws")
 
     def __call__(
         self,

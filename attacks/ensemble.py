@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.apgd import APGD
-from attacks.checks import check_inputs, check_positive_integers, check_start, check_targets
+from attacks.checks import check_inputs, check_integers_from_zero, check_positive_integers, check_start, check_targets
 from attacks.eot import Expectation
 from attacks.fab import FAB
 from attacks.losses import margin
@@ -32,7 +32,7 @@ class EOTAutoAttack:
         threat: `Linf` or `L2`.
         iterations: of each run of APGD and FAB.
         eot: draws of the model per gradient, query and comparison.
-        queries: of Square.
+        queries: of Square, where every draw counts: with `eot` = 20, 5,000 are about 125 proposals.
         attacks: the parts in order: "apgd-ce", "apgd-dlr", "apgd-t" (towards 9 classes), "fab", "fab-t" (towards 9 classes), "square". The default is
             that of the official version "standard".
         stop_draws: see above; also those of the parts. 0: all parts attack all images. An image with a share q of wrong draws leaves at each test with
@@ -50,8 +50,7 @@ class EOTAutoAttack:
 
     def __post_init__(self) -> None:
         check_positive_integers(self, "iterations", "eot", "queries", "batch_size")
-        if not isinstance(self.stop_draws, int) or self.stop_draws < 0:
-            raise ValueError(f"stop_draws must be an integer from 0, got {self.stop_draws!r}")
+        check_integers_from_zero(self, "stop_draws")
         if not isinstance(self.attacks, (tuple, list)) or not self.attacks:
             raise ValueError(f"attacks must be one or more of {', '.join(PARTS)}, got {self.attacks!r}")
         for name in self.attacks:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from attacks.checks import check_inputs, check_positive_integers, check_start, check_targets
+from attacks.checks import check_inputs, check_integers_from_zero, check_positive_integers, check_start, check_targets
 from attacks.eot import Expectation, is_random
 from attacks.losses import Loss, margin
 from attacks.pgd import BadGradients, Progress
@@ -80,10 +80,7 @@ class FAB:
 
     def __post_init__(self) -> None:
         check_positive_integers(self, "iterations", "eot", "restarts", "batch_size")
-        for name in ("target_classes", "stop_draws"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 0:
-                raise ValueError(f"{name} must be an integer from 0, got {value!r}")
+        check_integers_from_zero(self, "target_classes", "stop_draws")
 
     def __call__(
         self,

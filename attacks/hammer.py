@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attacks.ascent import climb
-from attacks.checks import check_inputs, check_positive_integers, check_start, check_targets
+from attacks.checks import check_inputs, check_integers_from_zero, check_positive_integers, check_start, check_targets
 from attacks.cost import add_cost
 from attacks.eot import Expectation, is_random
 from attacks.losses import LOSSES, Loss
@@ -82,8 +82,7 @@ class DiffHammer:
             raise ValueError(f"sharpness must be a positive number, got {self.sharpness}")
         if not 0 <= self.stepwise <= 1:
             raise ValueError(f"stepwise must lie in [0, 1], got {self.stepwise}")
-        if not isinstance(self.stop_draws, int) or self.stop_draws < 0:
-            raise ValueError(f"stop_draws must be an integer from 0, got {self.stop_draws!r}")
+        check_integers_from_zero(self, "stop_draws")
 
     def __call__(
         self,

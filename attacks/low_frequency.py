@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attacks.checks import check_inputs, check_positive_integers, check_start
+from attacks.checks import check_inputs, check_integers_from_zero, check_positive_integers, check_start
 from attacks.feature_distance import FeatureDistance
 from attacks.losses import LOSSES
 from attacks.parameters import AdamPath, Parameters
@@ -109,8 +109,7 @@ class LowFrequency:
                 raise ValueError(f"{name} must be a positive number, got {getattr(self, name)}")
         if self.loss not in LOSSES:
             raise ValueError(f"loss={self.loss!r} is not one of {', '.join(LOSSES)}")
-        if not isinstance(self.stop_draws, int) or self.stop_draws < 0:
-            raise ValueError(f"stop_draws must be an integer from 0, got {self.stop_draws!r}")
+        check_integers_from_zero(self, "stop_draws")
 
     def __call__(
         self,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from attacks.checks import check_positive_integers, check_start
+from attacks.checks import check_integers_from_zero, check_positive_integers, check_start
 from attacks.feature_distance import FeatureDistance
 from attacks.losses import LOSSES
 from attacks.pgd import Progress
@@ -57,8 +57,7 @@ class PerceptualPGD:
             raise ValueError(f"step_size must be a positive number, got {self.step_size}")
         if self.loss not in LOSSES:
             raise ValueError(f"loss={self.loss!r} is not one of {', '.join(LOSSES)}")
-        if not isinstance(self.stop_draws, int) or self.stop_draws < 0:
-            raise ValueError(f"stop_draws must be an integer from 0, got {self.stop_draws!r}")
+        check_integers_from_zero(self, "stop_draws")
 
     def __call__(
         self,

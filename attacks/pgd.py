@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.checks import check_inputs, check_positive_integers, check_start, check_targets
+from attacks.checks import check_inputs, check_integers_from_zero, check_positive_integers, check_start, check_targets
 from attacks.eot import Expectation
 from attacks.losses import LOSSES, margin
 from attacks.randomness import default_keys, mix, uniform
@@ -63,8 +63,7 @@ class PGD:
             raise ValueError(f"momentum must lie in [0, 1), got {self.momentum}")
         if self.schedule not in _SCHEDULES:
             raise ValueError(f"schedule={self.schedule!r} is not one of {', '.join(_SCHEDULES)}")
-        if not isinstance(self.stop_draws, int) or self.stop_draws < 0:
-            raise ValueError(f"stop_draws must be an integer from 0, got {self.stop_draws!r}")
+        check_integers_from_zero(self, "stop_draws")
 
     def __call__(
         self,

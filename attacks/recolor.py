@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attacks.checks import check_inputs, check_positive_integers
+from attacks.checks import check_inputs, check_integers_from_zero, check_positive_integers
 from attacks.losses import LOSSES
 from attacks.parameters import AdamPath, Parameters
 from attacks.pgd import Progress
@@ -120,8 +120,7 @@ class ReColorAdv:
             raise ValueError(f"resolution must be three integers from 2, got {self.resolution!r}")
         if self.loss not in LOSSES:
             raise ValueError(f"loss={self.loss!r} is not one of {', '.join(LOSSES)}")
-        if not isinstance(self.stop_draws, int) or self.stop_draws < 0:
-            raise ValueError(f"stop_draws must be an integer from 0, got {self.stop_draws!r}")
+        check_integers_from_zero(self, "stop_draws")
 
     @property
     def threat(self) -> ColorChange:

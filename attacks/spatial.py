@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attacks.checks import check_positive_integers
+from attacks.checks import check_integers_from_zero, check_positive_integers
 from attacks.losses import LOSSES
 from attacks.parameters import AdamPath, Parameters
 from attacks.pgd import Progress
@@ -133,8 +133,7 @@ class StAdv:
             raise ValueError(f"smoothness must be a number from 0, got {self.smoothness}")
         if self.loss not in LOSSES:
             raise ValueError(f"loss={self.loss!r} is not one of {', '.join(LOSSES)}")
-        if not isinstance(self.stop_draws, int) or self.stop_draws < 0:
-            raise ValueError(f"stop_draws must be an integer from 0, got {self.stop_draws!r}")
+        check_integers_from_zero(self, "stop_draws")
 
     @property
     def threat(self) -> Flow:

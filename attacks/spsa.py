@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.checks import check_positive_integers, check_start
+from attacks.checks import check_integers_from_zero, check_positive_integers, check_start
 from attacks.eot import Expectation
 from attacks.losses import LOSSES
 from attacks.parameters import AdamPath
@@ -70,8 +70,7 @@ class SPSA:
                 raise ValueError(f"{name} must be a positive number, got {value}")
         if self.loss not in LOSSES:
             raise ValueError(f"loss={self.loss!r} is not one of {', '.join(LOSSES)}")
-        if not isinstance(self.stop_draws, int) or self.stop_draws < 0:
-            raise ValueError(f"stop_draws must be an integer from 0, got {self.stop_draws!r}")
+        check_integers_from_zero(self, "stop_draws")
 
     @torch.no_grad()
     def __call__(

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.checks import check_inputs, check_positive_integers, check_start, check_targets
+from attacks.checks import check_inputs, check_integers_from_zero, check_positive_integers, check_start, check_targets
 from attacks.eot import Expectation, is_random
 from attacks.losses import margin
 from attacks.pgd import Progress
@@ -66,8 +66,7 @@ class Square:
             raise ValueError(f"answers={self.answers!r} is not one of logits, labels")
         if not 0 < self.p <= 1:
             raise ValueError(f"p must lie in (0, 1], got {self.p}")
-        if not isinstance(self.stop_draws, int) or self.stop_draws < 0:
-            raise ValueError(f"stop_draws must be an integer from 0, got {self.stop_draws!r}")
+        check_integers_from_zero(self, "stop_draws")
 
     @torch.no_grad()
     def __call__(
