@@ -9,9 +9,8 @@ from torch import nn
 
 import attacks
 from attacks.cost import Cost
-from benchmarks.config import Section, validate
+from benchmarks.config import Section
 from benchmarks.evaluate import Attack, Randomness
-from benchmarks.purifier_config import PurifierConfig
 from benchmarks.targets import Target, is_target
 from purify.gradients import GradientMode
 
@@ -88,13 +87,12 @@ class AttackConfig(Section):
 
     @field_validator("surrogate")
     @classmethod
-    def _known_purifier_keys(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+    def _goes_with_a_surrogate(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         asked = info.data.get("through") == "surrogate"
         if asked and not value:
             raise ValueError("`through: surrogate` needs the purifier keys that differ, for instance {steps: 5}")
         if value and not asked:
             raise ValueError("goes with `through: surrogate` and only with it")
-        validate(PurifierConfig, {"t_star": 0.1, "steps": 1, **value})
         return value
 
     @property

@@ -26,11 +26,11 @@ from benchmarks.memory import peak_mib
 from benchmarks.published_adjoint import PublishedAdjoint
 from benchmarks.runs import environment, full_precision, progress_bar, write_text
 from benchmarks.verdicts import verdicts
-from purify import DiffPure, ScoreModel, noise_keys
+from purify import DiffPure, ScoreModel, noise_keys, solvers
 from purify.gradients import MODES
+from purify.grids import time_grid
 from purify.noise import Stage, standard_normal
 from purify.purifiers import Purifier
-from purify.sde import time_grid
 
 SCHEMA = 1
 PUBLISHED = "adjoint, as published"
@@ -62,14 +62,19 @@ class Audit:
 
     def __init__(self, settings: BenchConfig, device: torch.device):
         self.settings, self.device = settings, device
-        if settings.purifier.method == "srk":
-            raise ConfigError('purifier.method="srk": the audit\'s reference is an Euler loop; audit the same defence with method "euler"')
-        for name, value, usual in (("time", settings.purifier.time, "own"), ("size", settings.purifier.size, None)):
+        config = settings.purifier
+        if config.scheme != "diffpure":
+            raise ConfigError(f"purifier.scheme={config.scheme!r}: the audit's reference is an Euler loop over DiffPure's reverse SDE; give scheme: diffpure")
+        self.sde = solvers.make(config.solver, **{name: getattr(config, name) for name in ("method", "eta") if getattr(config, name) is not None})
+        if not isinstance(self.sde, solvers.TorchSDE) or self.sde.method == "srk" or self.sde.adaptive:
+            raise ConfigError(f"the audit's reference is an Euler loop over the reverse SDE: it cannot audit {self.sde}; give solver: torchsde, method: euler")
+        for name, value, usual in (("time", config.time, "own"), ("size", config.size, None), ("rounds", config.rounds, 1), ("t_delta", config.t_delta, 0)):
             if value != usual:
-                raise ConfigError(f"purifier.{name}={value!r}: the audit works in the score model's own times and image size; leave it at {usual!r}")
+                raise ConfigError(f"purifier.{name}={value!r}: the audit is of one path in the score model's own times and image size; leave it at {usual!r}")
         audit = settings.audit
         asked_by = "audit.images" if audit.images >= audit.convention_images else "audit.convention_images"
         self.setup = setup.load(settings, device, max(audit.images, audit.convention_images), asked_by)
+        self.t_end = self.setup.defended().purifier.t_end
         self.keys = noise_keys(settings.seed, self.setup.image_ids.to(device), 0)
         self.double = {"score": copy.deepcopy(self.setup.score).double(), "classifier": copy.deepcopy(self.setup.classifier).double()}
         for t_star, steps in self._sweep():
@@ -81,9 +86,8 @@ class Audit:
     def _purifier(self, mode: str, t_star: float, steps: int, grid: str, score: ScoreModel | None = None) -> Purifier:
         config, score = self.settings.purifier, score or self.setup.score
         if mode == PUBLISHED:
-            return PublishedAdjoint(score, t_star, steps, config.t_end, config.noising)
-        arguments = config.model_dump(exclude={"scheme", "size", "gradient", "t_star", "steps", "grid"})
-        return DiffPure(score, t_star, steps, mode, **arguments, grid=grid)  # type: ignore[arg-type]
+            return PublishedAdjoint(score, t_star, steps, self.t_end, config.noising)
+        return DiffPure(score, t_star, steps, mode, self.sde, t_end=self.t_end, grid=grid, noising=config.noising)  # type: ignore[arg-type]
 
     def run(self, out: Path, say: Callable[[str], None]) -> dict[str, Any]:
         """Measures everything, writes audit.json to `out` as it goes, and returns its contents; `say` gets a line per part."""
@@ -130,12 +134,12 @@ class Audit:
         shape, keys = tuple(images.shape[1:]), self._keys()
         alpha, sigma = schedule.chain_marginal(t_star) if config.noising == "discrete" else (schedule.alpha(t_star), schedule.sigma(t_star))
         x = alpha * score.from_unit(images) + sigma * standard_normal(keys, Stage.FORWARD, 0, shape, torch.float64)
-        times = time_grid(t_star, config.t_end, steps, grid)  # type: ignore[arg-type]
+        times = time_grid(t_star, self.t_end, steps, grid)  # type: ignore[arg-type]
         for i in range(steps):
             t, dt = times[i], times[i + 1] - times[i]
             f, g = schedule.drift(t), schedule.diffusion(t)
             z = standard_normal(keys, Stage.INCREMENT, i, shape, torch.float64)
-            x = x + (f * x - (1 + config.eta**2) / 2 * g**2 * score.score(x, t)) * dt + config.eta * g * (-dt) ** 0.5 * z
+            x = x + (f * x - (1 + self.sde.eta**2) / 2 * g**2 * score.score(x, t)) * dt + self.sde.eta * g * (-dt) ** 0.5 * z
         purified = score.to_unit(x)
         at = purified.detach().requires_grad_()
         (cotangent,) = torch.autograd.grad(margin(self.double["classifier"](at), self.setup.y[: len(at)]).sum(), at)
@@ -168,7 +172,7 @@ class Audit:
         """All modes but `backprop`; the published adjoint is of the reverse SDE, eta = 1, and shortens a last step that is longer than t_end."""
         config = self.settings.purifier
         shortest = min(1e-3, config.t_star / max(config.steps, *_MEMORY_STEPS))
-        return [mode for mode in MODES if mode != "backprop"] + [PUBLISHED] * (config.eta == 1 and config.t_end < shortest)
+        return [mode for mode in MODES if mode != "backprop"] + [PUBLISHED] * (self.sde.eta == 1 and self.t_end < shortest)
 
     def finite_differences(self) -> dict[str, Any]:
         """Directional derivatives of the purifier in float64 against its `exact` gradient and the reference's."""
@@ -198,7 +202,7 @@ class Audit:
         config = self.settings.purifier
         images, keys = self._images(), self._keys()
         modes = ["backprop", *self._modes()]
-        grid = time_grid(config.t_star, config.t_end, config.steps, config.grid)
+        grid = time_grid(config.t_star, self.t_end, config.steps, config.grid)
         parts = {speed.BARE: speed.bare_evaluations(self.setup.score, images, grid)}
         parts |= {mode: speed.value_and_gradient(self._purifier(mode, config.t_star, config.steps, config.grid), images, keys) for mode in modes}
         return {"images": len(images), "steps": config.steps, "rounds": _ROUNDS, **speed.compare(parts, _ROUNDS, self.device)}

@@ -25,14 +25,13 @@ from benchmarks.attack_config import AttackConfig, ModelName
 from benchmarks.bench_config import BenchConfig
 from benchmarks.config import ConfigError
 from benchmarks.evaluate import ATTACK_DRAW, Attack, Evaluation, Randomness, evaluate
-from benchmarks.purifier_config import PurifierConfig
 from benchmarks.runs import RunError, environment, fingerprint, fingerprint_model, peak_memory, progress_bar, write_text
 from benchmarks.statistics import paired_difference
 from benchmarks.targets import choose_targets
 
 SCHEMA = 1
 _FACTS, _OPTIONAL = ("seconds", "network_evaluations", "warnings", "randomness"), ("own_verdict", "targets")  # of an evaluation, in a batch's file
-_PURIFIER_FACTS = ("t_star", "t_end", "steps", "solver", "method", "eta", "grid", "time", "noising", "size")
+_PURIFIER_FACTS = ("scheme", "t_star", "steps", "solver")
 
 
 @dataclass(frozen=True)
@@ -124,10 +123,9 @@ class Bench:
         if attack.through == "classifier":
             return self.setup.classifier
         if attack.through == "surrogate":
-            purifier = PurifierConfig.model_validate({**self.settings.purifier.model_dump(), **attack.surrogate})
-            parts = replace(self.setup, settings=self.settings.model_copy(update={"purifier": purifier}))
             try:
-                return parts.defended(attack.gradient)
+                purifier = self.settings.purifier.updated(attack.surrogate)
+                return replace(self.setup, settings=self.settings.model_copy(update={"purifier": purifier})).defended(attack.gradient)
             except ValueError as error:
                 raise ConfigError(f"attack {attack.label!r}, surrogate: {error}") from error
         return deployed if attack.gradient is None else self.setup.defended(attack.gradient)
@@ -276,7 +274,7 @@ class Bench:
     def _result(self, row: Row, evaluation: Evaluation) -> dict[str, Any]:
         attack, purifier, defended = row.attack_config, self.settings.purifier, row.model_name == "defended"
         facts = attack.facts(defended) if attack else {"iterations": 0, "eot": 0, "restarts": 0}
-        gradient = (attack and (attack.gradient or attack.surrogate.get("gradient"))) or purifier.gradient
+        gradient = (attack and (attack.gradient or attack.surrogate.get("gradient"))) or getattr(purifier, "gradient", None)
         if not defended or (attack is not None and (attack.through == "classifier" or not attack.white_box)):
             gradient = None
         own = evaluation.own if attack is None or attack.through == "deployed" else None  # else it is a verdict on another model
@@ -294,7 +292,8 @@ class Bench:
             "network_evaluations": evaluation.network_evaluations,
             "attack_cost": _cost(evaluation),
             "gradient": gradient,
-            **{key: getattr(purifier, key) if defended else None for key in _PURIFIER_FACTS},
+            **{key: getattr(purifier, key, None) if defended else None for key in _PURIFIER_FACTS},
+            "purifier": purifier.model_dump(mode="json") if defended else None,
             **facts,
             "randomness": row.randomness,
             "warnings": sorted(set(evaluation.warnings)),

@@ -8,12 +8,12 @@ from torch import nn
 from benchmarks.attack_kinds import AnyAttackConfig
 from benchmarks.classifiers import load_classifier
 from benchmarks.config import Section
-from benchmarks.purifier_config import PurifierConfig
+from benchmarks.purifier_config import AnyPurifierConfig
 from purify import ScoreModel, load_score_model
 from purify.score import LabelRounding
 
 
-def _named(value: object) -> object:
+def named(value: object) -> object:
     """Accepts a bare name where a section with a name is expected."""
     return {"name": value} if isinstance(value, str) else value
 
@@ -74,9 +74,9 @@ class BenchConfig(Section):
 
     seed: int = 0
     data: DataConfig
-    classifier: Annotated[ClassifierConfig, BeforeValidator(_named)]
-    score: Annotated[ScoreConfig, BeforeValidator(_named)]
-    purifier: PurifierConfig
+    classifier: Annotated[ClassifierConfig, BeforeValidator(named)]
+    score: Annotated[ScoreConfig, BeforeValidator(named)]
+    purifier: AnyPurifierConfig
     draws: int = Field(8, gt=0)
     batch_size: int = Field(64, gt=0)
     attacks: tuple[AnyAttackConfig, ...]

@@ -1,12 +1,17 @@
-"""The command line: `purify bench`, `audit`, `clean`, `models`, `report`, `rivals`, `speed`, `train`."""
+"""The command line: `purify bench`, `audit`, `certify`, `clean`, `compare`, `models`, `report`, `rivals`, `speed`, `sweep`, `train`."""
 
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from benchmarks.sweep_config import Plan
 
 # Imports stand inside the commands: each loads what it needs, and bad arguments are answered at once.
 
@@ -16,6 +21,7 @@ models = typer.Typer(no_args_is_help=True, help="Weights of the literature: list
 app.add_typer(models, name="models")
 
 DEFAULT_BENCH = "fashion-mnist/bench"
+DEFAULT_CERTIFY = "fashion-mnist/certify"
 
 Out = Annotated[Path | None, typer.Option("--out", help="Folder for the results, new or empty. Default: runs/KIND-DATE-TIME.")]
 Overrides = Annotated[
@@ -47,16 +53,13 @@ def bench(
     Writes config.yaml, summary.json, images.jsonl (every draw of every image), the adversarial images, and figures. Signs of a broken evaluation are
     printed after the table.
     """
-    import torch
     from rich.console import Console
 
     from benchmarks import config as configs
     from benchmarks import cost_estimate, report, runs
     from benchmarks.bench import Bench
     from benchmarks.bench_config import BenchConfig
-    from benchmarks.evaluate import fixed_key
-    from benchmarks.figures import save_accuracy_chart, save_attack_grid
-    from purify import noise_keys
+    from benchmarks.bench_folder import run_in_folder
 
     console, started = Console(), time.monotonic()
     limit = None if budget is None else cost_estimate.parse_duration(budget)
@@ -79,24 +82,8 @@ def bench(
         if seconds > cost_estimate.WORTH_SAYING:
             _say(f"about {cost_estimate.duration(seconds)} in all, by a rough count; `--estimate` measures it, `--budget` limits it")
     folder = _required_out(out) if resume else runs.make_folder(out, "bench")
-    with runs.locked(folder):
-        if not resume:
-            configs.dump(settings, folder / "config.yaml")
-        try:
-            summary, evaluations = experiment.run(folder, _say, diagnose)
-        except KeyboardInterrupt:
-            _say(f"stopped; go on with the same command and --out {folder} --resume")
-            raise
-    save_accuracy_chart(summary, folder / "accuracy.png")
-    count = min(settings.pictures, len(experiment.x))
-    for row, evaluation in evaluations if count else []:
-        if row.model_name == "defended" and row.attack is not None:
-            x, x_adv, y = experiment.x[:count], evaluation.x_adv[:count].to(experiment.device), experiment.y[:count]
-            keys = noise_keys(settings.seed, experiment.image_ids[:count], 0)
-            if row.randomness == "fixed":
-                keys = torch.full_like(keys, fixed_key(settings.seed, 0))
-            path = folder / f"images_{row.attack_name}.png"
-            save_attack_grid(x, x_adv, y, keys, experiment.setup.classifier, row.model.purifier, experiment.setup.classes, path)
+    with _said_how_to_go_on(folder):
+        summary, _ = run_in_folder(experiment, folder, _say, resume, diagnose)
     console.print(report.table(summary))
     paired = report.paired_table(summary)
     if paired is not None:
@@ -116,6 +103,96 @@ def _check_bench_options(out: Path | None, resume: bool, estimate: bool, limit: 
         raise ValueError("--budget does not cover --diagnose: run one, then diagnose its folder by --resume --diagnose")
     if estimate and (resume or diagnose):
         raise ValueError("--estimate is of a whole run: leave out --resume and --diagnose")
+
+
+@app.command()
+def sweep(
+    config: Annotated[str, typer.Argument(help="A configuration as for bench, by itself or with a section `sweep:`, e.g. fashion-mnist/sweep.")],
+    over: Annotated[
+        list[str] | None,
+        typer.Option("--over", metavar="KEY=VALUE,...", help="Values of one key of the configuration, e.g. purifier.steps=5,10; repeatable: all combinations."),
+    ] = None,
+    zipped: Annotated[bool, typer.Option("--zip", help="Walk the lists of values together instead of combining them.")] = False,
+    reference: Annotated[str, typer.Option(help="Number, from 0, or name of the point that the others are compared with.")] = "0",
+    out: Out = None,
+    overrides: Overrides = None,
+    device: Device = None,
+    resume: Resume = False,
+) -> None:
+    """Measure a defence at several values of its configuration: clean and robust accuracy against cost.
+
+    Every point is a bench run in a folder of its own. Writes sweep.json, sweep.png (accuracy against each value) and pareto.png (accuracy against network
+    evaluations), and compares all points with a reference, image by image. The exit code is 1 where a point failed.
+    """
+    from rich.console import Console
+
+    from benchmarks import report
+    from benchmarks.sweep_config import load_sweep
+    from benchmarks.sweep_figures import save_sweep_curves
+
+    folder, result = _run_points(load_sweep(config, overrides, over, zipped), out, device, resume, reference)
+    if any(point["results"] for point in result["points"]):
+        save_sweep_curves(result, folder / "sweep.png")
+    Console().print(report.sweep_table(result))
+    _close_points(folder, result)
+
+
+@app.command()
+def compare(
+    config: Annotated[str, typer.Argument(help="A configuration as for bench, with a section `schemes:`.")] = "fashion-mnist/compare",
+    unequal: Annotated[bool, typer.Option("--unequal", help="Allow schemes that need different numbers of network evaluations.")] = False,
+    out: Out = None,
+    overrides: Overrides = None,
+    device: Device = None,
+    resume: Resume = False,
+) -> None:
+    """Compare several purifiers at equal network evaluations, on the same images, under the same attacks.
+
+    Every scheme is a bench run in a folder of its own. Writes compare.md (a table), compare.json and pareto.png. The exit code is 1 where a scheme failed.
+    """
+    from benchmarks import report
+    from benchmarks.runs import write_text
+    from benchmarks.sweep_config import load_compare
+
+    folder, result = _run_points(load_compare(config, overrides), out, device, resume, equal_evaluations=not unequal)
+    text = report.compare_markdown(result)
+    write_text(folder / "compare.md", text + "\n")
+    print(text)
+    _close_points(folder, result)
+
+
+def _run_points(
+    plan: "Plan", out: Path | None, device: str | None, resume: bool, reference: str = "0", equal_evaluations: bool = False
+) -> tuple[Path, dict[str, Any]]:
+    """The folder, and the contents of its KIND.json."""
+    from benchmarks import cost_estimate, runs
+    from benchmarks.sweep import Sweep
+
+    if resume:
+        plan.check_same(_required_out(out) / "config.yaml")
+    experiment = Sweep(plan, runs.pick_device(device), reference, equal_evaluations, estimate=not resume)
+    if experiment.seconds > cost_estimate.WORTH_SAYING:
+        _say(f"{len(plan.points)} points, about {cost_estimate.duration(experiment.seconds)} in all, by a rough count")
+    folder = _required_out(out) if resume else runs.make_folder(out, plan.kind)
+    with runs.locked(folder), _said_how_to_go_on(folder):
+        if not resume:
+            plan.dump(folder / "config.yaml")
+        return folder, experiment.run(folder, _say)
+
+
+def _close_points(folder: Path, result: dict[str, Any]) -> None:
+    """The figure that every kind has, and the last lines; leaves by exit code 1 where a point failed."""
+    from benchmarks import report
+    from benchmarks.sweep_figures import save_pareto
+
+    if any(point["results"] for point in result["points"]):
+        save_pareto(result, folder / "pareto.png")
+    _say(f"results and figures: {folder}")
+    failures = report.failure_lines(result)
+    for line in failures:
+        _say(line)
+    if failures:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -189,6 +266,47 @@ def audit(
 
 
 @app.command()
+def certify(
+    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a packaged configuration.")] = DEFAULT_CERTIFY,
+    out: Out = None,
+    overrides: Overrides = None,
+    device: Device = None,
+    resume: Resume = False,
+) -> None:
+    """Certify L2 radii of the classifier smoothed by noise and one denoising step: randomised smoothing, with Clopper-Pearson bounds.
+
+    Writes config.yaml, summary.json, images.jsonl (class, radius and counts of every image), and certified.png. A certificate is about the smoothed
+    classifier, in L2, and holds for each image with probability 1 - alpha; it says nothing of a single purified draw.
+    """
+    from rich.console import Console
+
+    from benchmarks import config as configs
+    from benchmarks import runs
+    from benchmarks.certify import Certify, table
+    from benchmarks.certify_config import CertifyConfig
+    from benchmarks.certify_figure import save_certified_curves
+
+    settings = configs.load(CertifyConfig, config, overrides)
+    if resume:
+        configs.check_same(settings, _required_out(out) / "config.yaml")
+    experiment = Certify(settings, runs.pick_device(device))
+    folder = _required_out(out) if resume else runs.make_folder(out, "certify")
+    with runs.locked(folder):
+        if not resume:
+            configs.dump(settings, folder / "config.yaml")
+        try:
+            summary, certifications = experiment.run(folder, _say)
+        except KeyboardInterrupt:
+            _say(f"stopped; go on with the same command and --out {folder} --resume")
+            raise
+    save_certified_curves(certifications, folder / "certified.png")
+    console = Console()
+    console.print(table(summary))
+    console.print(summary["claim"], highlight=False)
+    console.print(f"results and figure: {folder}", soft_wrap=True)
+
+
+@app.command()
 def clean(
     images: Annotated[list[Path], typer.Argument(help="Image files (PNG, JPEG, ...).")],
     out: Out = None,
@@ -239,7 +357,7 @@ def speed(
     rounds: Annotated[int, typer.Option(min=1, help="Repetitions; medians are reported.")] = 7,
     device: Device = None,
 ) -> None:
-    """Time purification and its gradients against the bare network evaluations they contain."""
+    """Time purification and its gradients against the bare network evaluations they contain, and attacks' averaged gradients against theirs."""
     from rich.console import Console
     from rich.table import Table
 
@@ -250,8 +368,9 @@ def speed(
     where = runs.pick_device(device)
     result = measure(load_score_model(score), batch, steps, rounds, where)
     table = Table("part", "seconds", "ratio", title=f"{batch} images, {steps} evaluations, {runs.environment(where)['device']}")
-    for name, seconds in result["seconds"].items():
-        table.add_row(name, f"{seconds:.3f}", f"{result['ratio'][name]:.2f}")
+    for group in (result, result["eot"]):
+        for name, seconds in group["seconds"].items():
+            table.add_row(name, f"{seconds:.3f}", f"{group['ratio'][name]:.2f}", end_section=name == list(group["seconds"])[-1])
     Console().print(table)
 
 
@@ -340,6 +459,16 @@ def models_info(file: Annotated[Path, typer.Argument(help="A .safetensors, .pt, 
     from benchmarks.models import info
 
     print(*info(file), sep="\n")
+
+
+@contextmanager
+def _said_how_to_go_on(folder: Path) -> Iterator[None]:
+    """Tells who stops a run how to resume it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _say(f"stopped; go on with the same command and --out {folder} --resume")
+        raise
 
 
 def _required_out(out: Path | None) -> Path:

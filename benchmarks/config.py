@@ -54,6 +54,11 @@ def load(kind: type[Config], config: str, overrides: list[str] | None = None) ->
     Raises:
         ConfigError: anything wrong with the file, a key or a value.
     """
+    return validate(kind, load_values(config, overrides))
+
+
+def load_values(config: str, overrides: list[str] | None = None) -> dict[str, Any]:
+    """The plain values of a configuration, read and merged as for `load`, but not checked."""
     values = read(find(config))
     for override in overrides or []:
         key, separator, text = override.partition("=")
@@ -63,8 +68,8 @@ def load(kind: type[Config], config: str, overrides: list[str] | None = None) ->
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {key}: {text!r} is not YAML: {error}") from error
-        _set(values, key, value)
-    return validate(kind, values)
+        set_value(values, key, value)
+    return values
 
 
 def validate(kind: type[Config], values: dict[str, Any]) -> Config:
@@ -102,8 +107,12 @@ def _merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _set(values: dict[str, Any], key: str, value: Any) -> None:
-    """Sets `values[a][b][0]...` for the dotted key a.b.0, making sections that are not there."""
+def set_value(values: dict[str, Any], key: str, value: Any, asked_by: str = "--set") -> None:
+    """Sets `values[a][b][0]...` for the dotted key a.b.0, making sections that are not there; `asked_by` begins the message of the error.
+
+    Raises:
+        ConfigError: there is no such place, in a list for instance.
+    """
     node: Any = values
     *parents, last = key.split(".")
     try:
@@ -111,25 +120,41 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
             node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
         node[int(last) if isinstance(node, list) else last] = value
     except (AttributeError, IndexError, TypeError, ValueError):
-        raise ConfigError(f"--set {key}: there is nothing at this key to set a value in") from None
+        raise ConfigError(f"{asked_by} {key}: there is nothing at this key to set a value in") from None
 
 
 def _explain(kind: type[BaseModel], problem: Any) -> str:
-    location = problem["loc"]
+    location = _without_tags(kind, problem["loc"])
     name = ".".join(str(part) for part in location)
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {name!r}{_nearest(str(location[-1]), _known_keys(kind, location[:-1]))}"
+        return f"unknown key {name!r}{_nearest(str(location[-1]), _known_keys(kind, problem['loc'][:-1]))}"
+    if problem["type"] == "union_tag_invalid":
+        key, tags = problem["ctx"]["discriminator"].strip("_'()"), problem["ctx"]["expected_tags"]
+        return f"{name}.{key}: expected one of {tags}, got {problem['ctx']['tag']!r}"
     if problem["type"] == "missing":
         return f"missing key {name!r}"
     return f"{name}: {problem['msg'].removeprefix('Value error, ')}, got {problem['input']!r}"
 
 
+def _without_tags(kind: Any, location: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The keys as a file has them: a section that is one of several kinds is followed by the name of its kind; in a list that name is kept, it helps."""
+    parts: list[Any] = []
+    for part in location:
+        if parts and isinstance(part, str) and isinstance(parts[-1], str):
+            known = _known_keys(kind, tuple(parts))
+            if known and part not in known and part != location[-1]:
+                continue
+        parts.append(part)
+    return tuple(parts)
+
+
 def _known_keys(kind: Any, location: tuple[Any, ...]) -> list[str]:
-    """The keys of the section that `location` leads to, looking through lists and unions."""
+    """The keys of the section that `location` leads to, looking through lists, and into the one of several kinds that `location` names."""
     sections = [kind]
     for part in location:
         fields = [s.model_fields[part].annotation for s in sections if part in s.model_fields]
-        sections = [s for annotation in fields for s in _sections_in(annotation)] or sections
+        tagged = [s for s in sections if any(getattr(field.annotation, "__args__", ()) == (part,) for field in s.model_fields.values())]
+        sections = [s for annotation in fields for s in _sections_in(annotation)] or tagged or sections
     return [key for section in sections for key in section.model_fields]
 
 

@@ -180,7 +180,7 @@ def evaluate(
     image_ids = torch.arange(len(x)) if image_ids is None else image_ids.cpu()
     if image_ids.shape != (len(x),):
         raise ValueError(f"image_ids must have shape ({len(x)},), got {tuple(image_ids.shape)}")
-    _check_inference_mode(model)
+    check_inference_mode(model)
     for each in {id(m): m for m in (model, attack_model or model)}.values():
         _check_keys_arrive(each)
     parts = []
@@ -230,7 +230,7 @@ def _measured(randomness: Randomness, model: nn.Module, attack_model: nn.Module,
     started, device = time.monotonic(), batch.images.device
     with (
         count_cost() as cost,
-        _count_network_evaluations(model, attack_model) as count,
+        count_network_evaluations(model, attack_model) as count,
         full_precision(device),
         warnings.catch_warnings(record=True) as caught,
     ):
@@ -314,7 +314,7 @@ def _part(progress: Callable[[int, int], None] | None, first: int, count: int, t
     return lambda done, of: progress(first + int(count * done / of * 0.99), total)
 
 
-def _check_inference_mode(model: nn.Module) -> None:
+def check_inference_mode(model: nn.Module) -> None:
     batch_dependent = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
     names = [name for name, module in model.named_modules() if module.training and isinstance(module, batch_dependent)]
     if names:
@@ -338,7 +338,7 @@ def _check_keys_arrive(model: nn.Module) -> None:
 
 
 @contextmanager
-def _count_network_evaluations(*models: nn.Module) -> Iterator[Callable[[], int]]:
+def count_network_evaluations(*models: nn.Module) -> Iterator[Callable[[], int]]:
     """Counts the images that go through the score networks of `models`."""
     total = 0
 

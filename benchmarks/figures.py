@@ -135,7 +135,7 @@ def save_audit_chart(rows: list[dict[str, Any]], path: Path) -> None:
 def save_denoising_picture(model: ScoreModel, images: Tensor, times: Sequence[float], path: Path) -> None:
     """Clean images (n, c, h, w) in [0, 1], and for each t the noisy image beside E[x_0 | x_t]."""
     device = next(model.parameters()).device
-    x0 = 2 * images.to(device) - 1
+    x0 = model.from_unit(images.to(device))
     noise = standard_normal(noise_keys(0, torch.arange(len(x0), device=device), 0), Stage.FORWARD, 0, tuple(x0.shape[1:]))
     columns = [("clean", images)]
     for t in (t for t in times if t <= model.t_max):

@@ -14,10 +14,10 @@ import torch
 import torchsde
 from torch import Tensor, nn
 
+from purify.grids import time_grid
 from purify.noise import KeyedBrownian, Stage, standard_normal
 from purify.purifiers import DiffPure, Purifier
 from purify.score import ScoreModel
-from purify.sde import time_grid
 
 
 class PublishedAdjoint(Purifier):

@@ -82,15 +82,16 @@ def paired_table(summary: dict[str, Any]) -> Table | None:
     for name in ("model", "attack", "compared with", "difference [95 %]", "p (sign flips)"):
         result.add_column(name)
     for p in summary["paired"]:
-        low, high = p["ci95"]
-        result.add_row(
-            p["model"],
-            ", ".join((p["attack"], *_ways(p))),
-            p["reference"],
-            f"{100 * p['value']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]",
-            f"{p['p_value']:.4f}",
-        )
+        result.add_row(p["model"], ", ".join((p["attack"], *_ways(p))), p["reference"], _difference(p), f"{p['p_value']:.4f}")
     return result
+
+
+def _difference(paired: dict[str, Any] | None, separator: str = " ") -> str:
+    """A paired difference and its interval in points; "-" where there is none."""
+    if paired is None:
+        return "-"
+    low, high = paired["ci95"]
+    return f"{100 * paired['value']:+.1f}{separator}[{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
 def budget_lines(summary: dict[str, Any]) -> list[str]:
@@ -153,10 +154,71 @@ def rivals_tables(result: dict[str, Any]) -> list[Table]:
     title = "ours minus theirs, in points on the same images (negative: ours is stronger)"
     pairs = _table(title, ("model", "ours", "theirs", "difference\n[95 %]", "p", "verdict"))
     for p in result["paired"]:
-        low, high = p["ci95"]
-        cells = (f"{100 * p['value']:+.1f}\n[{100 * low:+.1f}, {100 * high:+.1f}]", f"{p['p_value']:.3f}", p["verdict"])
+        cells = (_difference(p, "\n"), f"{p['p_value']:.3f}", p["verdict"])
         pairs.add_row(p["model"], p["ours"], p["theirs"].replace(" of ", "\n"), *cells, end_section=True)
     return [rows, pairs]
+
+
+def sweep_table(result: dict[str, Any]) -> Table:
+    """The defence at every point of a sweep; fits 80 columns. Below a point's name: network evaluations (NFE) and seconds to purify an image once."""
+    table = _table(
+        f"accuracy in %, 95 % interval over images; differences in points from {result['reference']} on the same images",
+        ("point", "attack", "single\ndraw", f"worst\nof {_draws(result)}", f"majority\nof {_draws(result)}", "difference"),
+    )
+    for point in result["points"]:
+        name = "\n".join(line for part in point["name"].split(",") for line in textwrap.wrap(part, _WIDTH))
+        if not point["results"]:
+            table.add_row(name, point["state"], *4 * ["-"], end_section=True)
+            continue
+        name += f"\n{point['network_evaluations']:g} NFE\n{point['seconds']:.2g} s"
+        rows = [row for row in point["results"] if row["model"] == "defended"]
+        for number, row in enumerate(rows):
+            attack = "none" if row["attack"] == "none" else f"{row['attack']}\n{row['threat']}"
+            cells = (_stacked(e) for e in (row["single"], *_of_all_draws(row)))
+            table.add_row("" if number else name, attack, *cells, _difference(row["paired"], "\n"), end_section=row is rows[-1])
+    return table
+
+
+def compare_markdown(result: dict[str, Any]) -> str:
+    """The schemes of a comparison as a Markdown table, a line for each scheme and attack, and what its numbers are."""
+    n = _draws(result)
+    columns = ("scheme", "NFE", "s", "clean", "difference", "attack", "single draw", f"worst of {n}", f"majority of {n}", "difference")
+    lines = ["| " + " | ".join(columns) + " |", "|" + len(columns) * "---|"]
+    for point in result["points"]:
+        if not point["results"]:
+            lines.append("| " + " | ".join((point["name"], *3 * "-", point["state"], *5 * "-")) + " |")
+            continue
+        clean, *attacked = (row for row in point["results"] if row["model"] == "defended")
+        head = (point["name"], f"{point['network_evaluations']:g}", f"{point['seconds']:.2g}", percent(clean["single"]), _difference(clean["paired"]))
+        for row in attacked:
+            estimates = (row["single"], *_of_all_draws(row))
+            cells = (f"{row['attack']}, {row['threat']}", *(e and percent(e) or "-" for e in estimates), _difference(row["paired"]))
+            lines.append("| " + " | ".join((*head, *cells)) + " |")
+        if not attacked:
+            lines.append("| " + " | ".join((*head, *5 * "-")) + " |")
+    images = "/".join(map(str, dict.fromkeys(point["images"] for point in result["points"] if point["results"])))
+    about = (
+        f"{images} images; accuracies in % with 95 % intervals over images; differences of the single draw from `{result['reference']}`, in points on the same "
+        "images; NFE and s: network evaluations and seconds to purify and classify an image once."
+    )
+    return "\n".join([*lines, "", about])
+
+
+def _draws(result: dict[str, Any]) -> str:
+    """How many draws the points of a sweep have, or N where that differs."""
+    counts = {point["draws"] for point in result["points"] if point["results"]}
+    return str(counts.pop()) if len(counts) == 1 else "N"
+
+
+def _of_all_draws(row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Worst of, and majority of, all draws, however many they are."""
+    return next(iter(row["worst_of"].values())), next(iter((row["majority"] or {}).values()), None)
+
+
+def failure_lines(result: dict[str, Any]) -> list[str]:
+    """The points that failed, with the reason."""
+    failed = (point for point in result["points"] if point["state"] == "failed")
+    return [f"FAILED  {point['name']}: {point['error']} (more in {point['folder']}/error.txt; --resume tries it again)" for point in failed]
 
 
 def audit_tables(result: dict[str, Any]) -> list[Table]:

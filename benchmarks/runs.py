@@ -93,7 +93,7 @@ def peak_memory(device: torch.device) -> dict[str, int]:
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions and hardware, for provenance."""
     packages = {}
-    for package in ("purify", "torch", "torchsde", "torchvision", "robustbench", "pyautoattack", "numpy"):
+    for package in ("purify", "torch", "torchsde", "torchdiffeq", "torchvision", "robustbench", "pyautoattack", "numpy", "scipy"):
         try:
             packages[package] = version(package)
         except PackageNotFoundError:

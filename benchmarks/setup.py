@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -10,50 +10,51 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks import classifiers, datasets
-from benchmarks.bench_config import BenchConfig
+from benchmarks.bench_config import BenchConfig, ClassifierConfig, DataConfig, ScoreConfig
 from benchmarks.config import ConfigError
 from benchmarks.runs import fingerprint, fingerprint_model
-from purify import DefendedClassifier, DiffPure, Resized, ScoreModel
+from purify import DefendedClassifier, ScoreModel
 from purify.gradients import GradientMode
 from purify.zoo import settings_of, warn_if_implausible
 
 
 @dataclass(frozen=True)
-class Setup:
+class Parts:
     """Images, models and their fingerprints.
 
     Attributes:
-        settings: the configuration.
         device: where everything is.
         x: (n, c, h, w) float32 in [0, 1]; `y` (n,) int64; `image_ids` (n,) positions in the data set, on the CPU; `classes` their names.
         classifier: images in [0, 1] -> logits.
-        score: the score model.
+        score: the score model, where one is asked for.
         weights: SHA-256 of each model, weights and settings.
     """
 
-    settings: BenchConfig
     device: torch.device
     x: Tensor
     y: Tensor
     image_ids: Tensor
     classes: tuple[str, ...]
     classifier: nn.Module
-    score: ScoreModel
+    score: ScoreModel | None
     weights: dict[str, str]
 
     def fingerprint_data(self) -> str:
         """SHA-256 of images, labels and positions: a resumed run must see the same ones, wherever their files lie."""
         return fingerprint(*(tensor.cpu().contiguous().numpy().tobytes() for tensor in (self.x, self.y, self.image_ids)))
 
+
+@dataclass(frozen=True)
+class Setup(Parts):
+    """The parts of one defence, and its configuration."""
+
+    score: ScoreModel
+    settings: BenchConfig
+
     def defended(self, gradient: GradientMode | None = None) -> DefendedClassifier:
         """The configured defence, its purifier in another gradient mode where one is given."""
-        arguments = self.settings.purifier.model_dump(exclude={"scheme", "size"})
-        if gradient is not None:
-            arguments["gradient"] = gradient
-        purifier: nn.Module = DiffPure(self.score, **arguments, seed=self.settings.seed)
-        if self.settings.purifier.size is not None:
-            purifier = Resized(purifier, self.settings.purifier.size)
-        return DefendedClassifier(purifier, self.classifier)
+        config = self.settings.purifier
+        return DefendedClassifier(config.build(self.score, self.settings.seed, gradient), self.classifier, config.copies, config.average)
 
 
 def load(settings: BenchConfig, device: torch.device, images: int, asked_by: str = "data.images") -> Setup:
@@ -62,35 +63,33 @@ def load(settings: BenchConfig, device: torch.device, images: int, asked_by: str
     Raises:
         ConfigError, CheckpointError, DatasetError, ValueError: anything that cannot work.
     """
-    data, classifier, score = _load_all(
-        lambda: datasets.load(settings.data.name, settings.data.root),
-        settings.classifier.load,
-        settings.score.load,
-    )
-    first = settings.data.first
-    if first + images > len(data):
-        raise ConfigError(f"{asked_by}={images} from data.first={first}: {settings.data.name!r} has {len(data)} images")
-    order = torch.arange(len(data)) if settings.data.subset_seed is None else datasets.subset(len(data), settings.data.subset_seed)
-    positions = order[first : first + images]
-    x = datasets.as_floats(data.images[positions])
-    channels = data.images.shape[1]
-    if score.image_shape is not None and score.image_shape[0] != channels:
-        raise ConfigError(f"score={settings.score.name!r} takes images of {score.image_shape[0]} channels, data.name={settings.data.name!r} has {channels}")
-    setup = Setup(
-        settings,
-        device,
-        x.to(device),
-        data.labels[positions].to(device),
-        positions,
-        data.classes,
-        classifier.to(device),
-        score.to(device),
-        {"classifier": fingerprint_model(classifier), "score": fingerprint_model(score, json.dumps(settings_of(score)))},
-    )
+    parts = load_parts(settings.data, settings.classifier, settings.score, device, images, asked_by)
+    setup = Setup(**{field.name: getattr(parts, field.name) for field in fields(parts)}, settings=settings)
     _check_fit(setup)
     few = setup.x[:3] if settings.purifier.size is None else F.interpolate(setup.x[:3], settings.purifier.size, mode="bilinear")
-    warn_if_implausible(score, f"score={settings.score.name!r}", few)
+    warn_if_implausible(setup.score, f"score={settings.score.name!r}", few)
     return setup
+
+
+def load_parts(
+    data: DataConfig, classifier: ClassifierConfig, score: ScoreConfig | None, device: torch.device, images: int, asked_by: str = "data.images"
+) -> Parts:
+    """The first `images` images of `data` and the models. Raises as `load`, but for what does not fit together."""
+    loaders = [lambda: datasets.load(data.name, data.root), classifier.load]
+    found, classify, network = _load_all(*loaders, (lambda: None) if score is None else score.load)
+    if data.first + images > len(found):
+        raise ConfigError(f"{asked_by}={images} from data.first={data.first}: {data.name!r} has {len(found)} images")
+    order = torch.arange(len(found)) if data.subset_seed is None else datasets.subset(len(found), data.subset_seed)
+    positions = order[data.first : data.first + images]
+    x, y = datasets.as_floats(found.images[positions]).to(device), found.labels[positions].to(device)
+    weights = {"classifier": fingerprint_model(classify)}
+    if score is not None:
+        channels = found.images.shape[1]
+        if network.image_shape is not None and network.image_shape[0] != channels:
+            raise ConfigError(f"score={score.name!r} takes images of {network.image_shape[0]} channels, data.name={data.name!r} has {channels}")
+        weights["score"] = fingerprint_model(network, json.dumps(settings_of(network)))
+        network = network.to(device)
+    return Parts(device, x, y, positions, found.classes, classify.to(device), network, weights)
 
 
 def _load_all(*parts: Callable[[], Any]) -> list[Any]:

@@ -1,5 +1,7 @@
 """`purify speed`: what purification costs beyond its bare network evaluations.
 
+Attacks' gradients over several draws are timed against the bare calls of the defence that they contain.
+
 All parts are timed in turn, several rounds, in one process, and compared within a round: such ratios hold on a noisy machine where seconds do not.
 """
 
@@ -9,13 +11,16 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from purify import DiffPure, ScoreModel, noise_keys
+from attacks.eot import Expectation
+from attacks.losses import cross_entropy
+from attacks.randomness import mix
+from purify import DefendedClassifier, DiffPure, ScoreModel, noise_keys
 from purify.gradients import MODES
+from purify.grids import time_grid
 from purify.noise import Stage, standard_normal
 from purify.purifiers import Purifier
-from purify.sde import time_grid
 
 
 def measure(score: ScoreModel, batch: int, steps: int, rounds: int, device: torch.device) -> dict[str, Any]:
@@ -29,7 +34,7 @@ def measure(score: ScoreModel, batch: int, steps: int, rounds: int, device: torc
         device: where to measure.
 
     Returns:
-        See `compare`; the reference is "bare network evaluations".
+        See `compare`; the reference is "bare network evaluations". Under "eot" the same of `expectation`.
     """
     assert score.image_shape is not None
     score = score.to(device)
@@ -48,7 +53,8 @@ def measure(score: ScoreModel, batch: int, steps: int, rounds: int, device: torc
 
     parts = {BARE: bare_evaluations(score, x, time_grid(0.1, 1e-5, steps)), "purifier(x)": forward, "noise alone": noise}
     parts |= {f"purifier(x) and gradient, {mode}": value_and_gradient(purifier, x, keys) for mode, purifier in purifiers.items()}
-    return {"batch": batch, "steps": steps, "rounds": rounds, **compare(parts, rounds, device)}
+    eot = compare(expectation(purifiers["exact"], x[: max(batch // EOT, 1)], keys[: max(batch // EOT, 1)]), rounds, device)
+    return {"batch": batch, "steps": steps, "rounds": rounds, **compare(parts, rounds, device), "eot": eot}
 
 
 BARE = "bare network evaluations"
@@ -63,6 +69,31 @@ def bare_evaluations(score: ScoreModel, x: Tensor, times: tuple[float, ...]) -> 
             score.noise(x, t)
 
     return run
+
+
+EOT = 8
+
+
+def expectation(purifier: Purifier, x: Tensor, keys: Tensor) -> dict[str, Callable[[], None]]:
+    """An attack's gradient over `EOT` draws in calls of EOT * b rows, and first, as the reference, one call of as many rows, forward and backward.
+
+    The classifier is a linear one: of the time that a defence takes it has no share worth the name.
+    """
+    classifier = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), 10)).to(x.device)
+    defended = DefendedClassifier(purifier, classifier)
+    labels = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    rows = EOT * len(x)
+    attacked = Expectation(defended, labels, EOT, rows)
+    many, their_keys = x.repeat(EOT, 1, 1, 1), torch.cat([mix(keys, draw) for draw in range(EOT)])
+
+    def bare() -> None:
+        inputs = many.clone().requires_grad_()
+        torch.autograd.grad(defended(inputs, their_keys).sum(), inputs)
+
+    def batched() -> None:
+        attacked.gradient(x, keys, cross_entropy)
+
+    return {f"bare call of {rows} rows, forward and backward": bare, f"attack's gradient over {EOT} draws of {len(x)} images": batched}
 
 
 def value_and_gradient(purifier: Purifier, x: Tensor, keys: Tensor) -> Callable[[], None]:

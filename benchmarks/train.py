@@ -1,4 +1,4 @@
-"""`purify train`: configuration, data, checkpoints and pictures around `purify.training`."""
+"""`purify train`: data, checkpoints and pictures around `purify.training`."""
 
 import json
 import math
@@ -9,82 +9,24 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from benchmarks import classifiers, datasets
-from benchmarks.config import Section
+from benchmarks.config import ConfigError
 from benchmarks.runs import RunError, environment, progress_bar
-from purify import networks, schedules, training, zoo
+from benchmarks.train_config import TrainConfig
+from purify import networks, objectives, schedules, training, zoo
+from purify.adversarial_training import Perturbation, adversarial_denoising
 from purify.noise import Stage, noise_keys, standard_normal
-from purify.score import Prediction, ScoreModel
+from purify.score import ScoreModel
+from purify.zoo import checkpoint
 
 CHECKPOINT = "checkpoint.pt"
 QUALITY_TIMES = (0.05, 0.1, 0.15, 0.2, 0.3)
-
-
-class DataConfig(Section):
-    """`train` and `test` are data set names, `root` the folder of their files."""
-
-    train: str
-    test: str
-    root: str | None = None
-
-
-class TimesConfig(Section):
-    """See `purify.training.TimeSampling`."""
-
-    t_min: float = 1e-5
-    t_max: float = 1.0
-    focus: float = 0.3
-    focus_share: float = 0.0
-
-
-class AugmentationConfig(Section):
-    """Mirroring; for classifiers also shifts by up to so many pixels, and label smoothing of the loss."""
-
-    shift: int = Field(0, ge=0)
-    flip: bool = False
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-
-
-class OptimisationConfig(Section):
-    """See `purify.training.TrainingSettings`."""
-
-    steps: int = Field(gt=0)
-    batch_size: int = Field(128, gt=0)
-    learning_rate: float = Field(1e-3, gt=0)
-    warmup_steps: int = Field(200, ge=0)
-    weight_decay: float = Field(0.0, ge=0)
-    gradient_clip: float = Field(1.0, gt=0)
-    ema_decay: float = Field(0.999, ge=0, lt=1)
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
-    seed: int = 0
-
-
-class TrainConfig(Section):
-    """A training run: of a score network or of a classifier."""
-
-    task: Literal["score", "classifier"]
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    data: DataConfig
-    architecture: str
-    network: dict[str, Any]
-    training: OptimisationConfig
-    schedule: dict[str, Any] = {"name": "LinearVP"}
-    prediction: Prediction = "v"
-    times: TimesConfig = TimesConfig()
-    augmentation: AugmentationConfig = AugmentationConfig()
-    checkpoint_minutes: float = Field(3.0, gt=0)
-
-    @model_validator(mode="after")
-    def _score_networks_see_no_shifts(self) -> "TrainConfig":
-        if self.task == "score" and (self.augmentation.shift or self.augmentation.label_smoothing):
-            raise ValueError("augmentation.shift and augmentation.label_smoothing are for task: classifier")
-        return self
+"""Noise levels at which a score network is measured, as times of `LinearVP()`."""
 
 
 class Training:
@@ -101,8 +43,9 @@ class Training:
     def __init__(self, settings: TrainConfig, device: torch.device):
         self.settings = settings
         self.device = device
-        model, loss = _build(settings)
+        model = _model(settings)
         self.train_set, self.test_set = (datasets.load(name, settings.data.root) for name in (settings.data.train, settings.data.test))
+        loss = _loss(settings, self.train_set, device)
         images, labels = self.train_set.images[:].to(device), self.train_set.labels.to(device)
         self.trainer = training.Trainer(model.to(device), loss, images, labels, training.TrainingSettings(**settings.training.model_dump()))
 
@@ -141,7 +84,8 @@ class Training:
 
         from benchmarks.figures import save_denoising_picture, save_sample_picture  # matplotlib is slow to import
 
-        save_denoising_picture(average, datasets.as_floats(self.test_set.images[:8]), QUALITY_TIMES, out / "denoising.png")
+        times = [round(t, 4) for t in _quality_times(average).values()]
+        save_denoising_picture(average, datasets.as_floats(self.test_set.images[:8]), times, out / "denoising.png")
         save_sample_picture(average, out / "samples.png")
         return quality
 
@@ -204,14 +148,65 @@ class Training:
         return seconds + time.monotonic() - started
 
 
-def _build(settings: TrainConfig) -> tuple[nn.Module, training.Loss]:
+def _model(settings: TrainConfig) -> nn.Module:
     torch.manual_seed(settings.training.seed)  # initial weights are drawn from the global generator by torch's own constructors
+    if settings.task == "score":
+        model = _score_model(settings)
+        if settings.init is not None:
+            _start_from(model, settings)
+        return model
+    classifier = classifiers.build(settings.architecture, settings.network)
+    if settings.init is not None:
+        _load_weights(classifier, classifiers.load_classifier(settings.init), settings)
+    return classifier
+
+
+def _loss(settings: TrainConfig, train_set: datasets.Dataset, device: torch.device) -> objectives.Loss:
     if settings.task == "classifier":
-        return classifiers.build(settings.architecture, settings.network), training.classification(**settings.augmentation.model_dump())
+        return objectives.classification(**settings.augmentation.model_dump())
+    times, flip, weighting, addt = settings.times.build(), settings.augmentation.flip, settings.objective.weighting, settings.objective.addt
+    if addt is None:
+        return objectives.denoising_score_matching(times, flip, weighting)
+    classifier = addt.classifier.load()
+    try:
+        logits = classifier(datasets.as_floats(train_set.images[:1]))
+    except RuntimeError as error:
+        raise ConfigError(f"objective.addt.classifier: {addt.classifier.name} does not take images of {settings.data.train}: {error}") from error
+    if logits.shape[1] != len(train_set.classes):
+        found = f"{addt.classifier.name} has {logits.shape[1]} classes, {settings.data.train} {len(train_set.classes)}"
+        raise ConfigError(f"objective.addt.classifier: {found}; give a classifier of the training images")
+    return adversarial_denoising(times, classifier.to(device), Perturbation(addt.rounds, addt.strength, addt.largest), flip, weighting)
+
+
+def _score_model(settings: TrainConfig) -> ScoreModel:
     network = networks.build(settings.architecture, settings.network)
-    schedule = schedules.from_description(settings.schedule)
-    model = ScoreModel(network, schedule, settings.prediction, t_max=settings.times.t_max)
-    return model, training.denoising_score_matching(training.TimeSampling(**settings.times.model_dump()), settings.augmentation.flip)
+    try:
+        schedule = schedules.from_description(settings.schedule)
+    except TypeError as error:
+        raise ConfigError(f"schedule: {error}") from error
+    t_max = settings.times.t_max
+    if t_max > schedule.t_max:
+        raise ConfigError(f"times.t_max={t_max:g} lies beyond the end of {schedule}, {schedule.t_max:g}")
+    if schedule.t_max > 1 and "t_max" not in settings.times.model_fields_set:
+        raise ConfigError(f"times.t_max is missing: the times of {schedule} run to {schedule.t_max:g}, say how far to train")
+    return ScoreModel(network, schedule, settings.prediction, t_max=t_max, **settings.model.model_dump())
+
+
+def _start_from(model: ScoreModel, settings: TrainConfig) -> None:
+    """Gives `model` the weights of `settings.init`. Raises ConfigError where they were trained to mean something else."""
+    start = zoo.load_score_model(settings.init, check=False)
+    stored, wanted = zoo.settings_of(start), zoo.settings_of(model)
+    own = {"image_shape", "t_max", "class_label"} | ({"sigma_data"} if settings.prediction != "edm" else set())
+    different = [f"{name}={stored[name]!r} and not {wanted[name]!r}" for name in stored if name not in own and stored[name] != wanted[name]]
+    if different:
+        raise ConfigError(f"init: {settings.init} was trained with {'; '.join(different)}: give this run the same, or start without init")
+    _load_weights(model.network, start.network, settings)
+
+
+def _load_weights(module: nn.Module, start: nn.Module, settings: TrainConfig) -> None:
+    state = start.state_dict()
+    checkpoint.check_names(module.state_dict(), state, f"init: {settings.init}", f"the {settings.architecture} of this configuration")
+    module.load_state_dict(state)
 
 
 @contextmanager
@@ -233,7 +228,7 @@ def _stop_requests() -> Iterator[Callable[[], bool]]:
 
 @torch.no_grad()
 def _measure(settings: TrainConfig, model: nn.Module, test_set: datasets.Dataset) -> dict[str, Any]:
-    """A classifier's test accuracy, or the denoising error E |E[x0|x_t] - x0|^2 per pixel in [-1, 1], on the first 1,000 test images."""
+    """A classifier's test accuracy, or the denoising error E |E[x0|x_t] - x0|^2 per pixel in [-1, 1] at `QUALITY_TIMES`, on the first 1,000 test images."""
     device = next(model.parameters()).device
     if settings.task == "classifier":
         right = 0
@@ -241,13 +236,21 @@ def _measure(settings: TrainConfig, model: nn.Module, test_set: datasets.Dataset
             right += int((model(datasets.as_floats(test_set.images[rows]).to(device)).argmax(1).cpu() == test_set.labels[rows]).sum())
         return {"test_accuracy": right / len(test_set), "test_images": len(test_set)}
     count = min(1000, len(test_set))
-    x0 = training.to_network_range(test_set.images[:count])
+    assert isinstance(model, ScoreModel)
+    low, high = model.value_range
+    x0 = objectives.to_network_range(test_set.images[:count], model.value_range)
     noise = standard_normal(noise_keys(0, torch.arange(count), 0), Stage.FORWARD, 0, tuple(x0.shape[1:]))
     errors = {}
-    for t in (t for t in QUALITY_TIMES if t <= settings.times.t_max):
+    for name, t in _quality_times(model).items():
         total = 0.0
         for clean, n in zip(x0.split(250), noise.split(250), strict=True):
             clean, n = clean.to(device), n.to(device)
             total += float((model.denoised(model.diffuse(clean, n, t), t) - clean).square().sum())
-        errors[str(t)] = round(total / x0.numel(), 6)
+        errors[str(name)] = round(total / x0.numel() * (2 / (high - low)) ** 2, 6)
     return {"denoising_mse": errors, "test_images": count}
+
+
+def _quality_times(model: ScoreModel) -> dict[float, float]:
+    """`QUALITY_TIMES` that the model was trained on, each with its own time of as much noise."""
+    own = {t: model.time_of_vp(t) for t in QUALITY_TIMES}
+    return {name: t for name, t in own.items() if t <= model.t_max * (1 + 1e-9)}

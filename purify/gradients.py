@@ -4,7 +4,7 @@
   the backward pass reaches it: memory is one step's graph and one image-sized state a step.
 - "backprop": the same gradient by keeping every graph. The reference, and the fastest where it fits. The only mode that also reaches the
   network's parameters.
-- "adjoint": the solver's continuous adjoint, approximate. Not under `torch.func`, which torchsde's adjoint does not support.
+- "adjoint": the solver's continuous adjoint (`sdeint_adjoint`, `odeint_adjoint`), approximate. Not under `torch.func`, which they do not support.
 - "bpda": the whole purifier counts as the identity (Athalye et al. 2018, arXiv 1802.00420), deliberately wrong: what an attacker without gradients would use.
 """
 
@@ -36,14 +36,14 @@ def solve(solver: Solver, start: Callable[[Tensor], Tensor], x: Tensor, keys: Te
     if mode == "backprop" or not torch.is_grad_enabled():
         return solver.solve(start(x), keys, image)
     if mode == "exact":
-        return _replay(solver, start(x), image, keys, range(solver.steps))
+        return solver.end(_replay(solver, solver.begin(start(x)), image, keys, range(solver.steps)))
     if mode == "adjoint":
         return solver.solve_adjoint(start(x), keys, image)
     return _StraightThrough.apply(x, lambda y: solver.solve(start(y), keys, y if solver.guided else None))
 
 
 def solve_through(solver: Solver, start: Callable[[Tensor], Tensor], x: Tensor, keys: Tensor, mode: GradientMode, stops: Sequence[int]) -> list[Tensor]:
-    """The states of the path after `stops` steps, each differentiable in `x` with the gradient of the discretised path, as is any loss on several of them.
+    """The images of the path after `stops` steps, each differentiable in `x` with the gradient of the discretised path, as is any loss on several of them.
 
     In the mode "exact" the path is cut at the stops: memory is that of `solve`.
 
@@ -61,7 +61,7 @@ def solve_through(solver: Solver, start: Callable[[Tensor], Tensor], x: Tensor, 
     if mode not in ("exact", "backprop"):
         raise ValueError(f'the states on the way have gradients with gradient="exact" or "backprop" only, got gradient={mode!r}')
     image = x if solver.guided else None
-    state, done, states = start(x), 0, []
+    state, done, states = solver.begin(start(x)), 0, []
     for stop in stops:
         steps = range(done, stop)
         if mode == "exact" and steps and torch.is_grad_enabled():
@@ -69,7 +69,7 @@ def solve_through(solver: Solver, start: Callable[[Tensor], Tensor], x: Tensor, 
         else:
             for index in steps:
                 state = solver.step(index, state, keys, image)
-        states.append(state)
+        states.append(solver.end(state))
         done = stop
     return states
 

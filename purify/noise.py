@@ -30,13 +30,13 @@ def philox(counter: tuple[Tensor | int, Tensor | int, Tensor | int, Tensor | int
     return c0, c1, c2, c3
 
 
-def noise_keys(seed: int, image_ids: Tensor, draw: int) -> Tensor:
+def noise_keys(seed: int, image_ids: Tensor, draw: int | Tensor) -> Tensor:
     """Keys of one draw for each image: equal arguments give equal noise, anything else independent noise.
 
     Args:
         seed: of the experiment, any int64.
         image_ids: (b,), integers that identify the images, for instance their positions in the test set.
-        draw: number of the draw, from 0.
+        draw: number of the draw, from 0; or (b,) int64, one for each image, on the device of `image_ids`.
 
     Returns:
         (b,) int64, on the device of `image_ids`.
@@ -53,6 +53,10 @@ class Purpose(IntEnum):
     FRESH = 1
     VOTE = 2
     FIXED = 3
+    TIME = 4
+    ROUND = 5
+    COPY = 6
+    CLASSIFIER = 7
 
 
 class Stage(IntEnum):
@@ -63,16 +67,32 @@ class Stage(IntEnum):
     AREA = 2
     BRIDGE = 3
     BRIDGE_AREA = 4
+    CHURN = 5
+    CORRECTOR = 6
+    SMOOTHING = 7
+    GUIDE = 8
+    LOSS = 9
 
 
-def derive_keys(keys: Tensor, index: int, seed: int, purpose: Purpose) -> Tensor:
+def derive_keys(keys: Tensor, index: int | Tensor, seed: int, purpose: Purpose) -> Tensor:
     """(b,) int64 keys that are a pseudo-random function of (key, index mod 2^32, seed, purpose)."""
     seed_words = tuple(torch.tensor(word, device=keys.device) for word in (seed & _MASK, (seed >> 32) & _MASK))
     low, high, _, _ = philox((*_words(keys), index & _MASK, int(purpose)), seed_words)
     return low | (high << 32)
 
 
-def standard_normal(keys: Tensor, stage: int, step: int, shape: tuple[int, ...], dtype: torch.dtype = torch.float32, node: int = 0) -> Tensor:
+def uniform(keys: Tensor, purpose: Purpose) -> Tensor:
+    """(b,) float64 in [0, 1): one number that is a pseudo-random function of (key, purpose)."""
+    return ((derive_keys(keys, 0, 0, purpose) >> 11) & (2**53 - 1)).double() * 2.0**-53
+
+
+def check_keys(keys: Tensor, count: int) -> None:
+    """Raises ValueError unless `keys` are int64 of shape (count,)."""
+    if keys.shape != (count,) or keys.dtype != torch.int64:
+        raise ValueError(f"keys must be int64 of shape ({count},), one for each image, got {keys.dtype} of shape {tuple(keys.shape)}")
+
+
+def standard_normal(keys: Tensor, stage: int, step: int, shape: tuple[int, ...], dtype: torch.dtype = torch.float32, node: int | Tensor = 0) -> Tensor:
     """Independent N(0, 1) numbers for each key.
 
     Args:
@@ -81,7 +101,7 @@ def standard_normal(keys: Tensor, stage: int, step: int, shape: tuple[int, ...],
         step: index within the stage, in [0, 2^32).
         shape: of one image's numbers.
         dtype: of the result; the numbers are made in float32 whatever it is.
-        node: index within the step, in [0, 2^32).
+        node: index within the step, in [0, 2^32), or (b,) int64, one for each key.
 
     Returns:
         (b, *shape), on the device of `keys`.
@@ -90,6 +110,7 @@ def standard_normal(keys: Tensor, stage: int, step: int, shape: tuple[int, ...],
     blocks = -(-count // 4)
     position = torch.arange(blocks, device=keys.device)
     low, high = _words(keys)
+    node = node[:, None] if isinstance(node, Tensor) else node
     words = philox((position, step & _MASK, stage & _MASK, node & _MASK), (low[:, None], high[:, None]))
     # Box-Muller: uniforms in (0, 1], so that the logarithm is finite.
     radius0, angle0, radius1, angle1 = ((word.float() + 0.5) * 2.0**-32 for word in words)
@@ -155,22 +176,39 @@ class KeyedBrownian:
         """W(step + r) - W(step), and its integral from step to step + r."""
         w, h = self._normal(Stage.INCREMENT, step), self._normal(Stage.AREA, step) / math.sqrt(12)
         left_w, left_integral = torch.zeros_like(w), torch.zeros_like(w)
-        left, length, node = 0.0, 1.0, 1
-        while left < r < left + length and node < 2**self._DEPTH:
-            z = math.sqrt(length) / 4 * self._normal(Stage.BRIDGE, step, node)
-            q = math.sqrt(length / 48) * self._normal(Stage.BRIDGE_AREA, step, node)
+        left, length = 0.0, 1.0
+        nodes = self._nodes(r)
+        bridges, areas = self._normals(Stage.BRIDGE, step, nodes), self._normals(Stage.BRIDGE_AREA, step, nodes)
+        for normal, area_normal in zip(bridges, areas, strict=True):
+            z, q = math.sqrt(length) / 4 * normal, math.sqrt(length / 48) * area_normal
             w1, h1, h2 = w / 2 + 1.5 * h + z, h / 4 - z / 2 + q, h / 4 - z / 2 - q
             length /= 2
             if r < left + length:
-                w, h, node = w1, h1, 2 * node
+                w, h = w1, h1
             else:
                 left_integral = left_integral + length * (left_w + w1 / 2 + h1)
                 left_w = left_w + w1
-                left, w, h, node = left + length, w - w1, h2, 2 * node + 1
+                left, w, h = left + length, w - w1, h2
         if r >= left + length:
             return left_w + w, left_integral + length * (left_w + w / 2 + h)
         along = (r - left) / length
         return left_w + along * w, left_integral + (r - left) * (left_w + along * w / 2)
 
-    def _normal(self, stage: Stage, step: int, node: int = 0) -> Tensor:
-        return standard_normal(self.keys, stage, step, tuple(self.shape[1:]), self.dtype, node)
+    def _nodes(self, r: float) -> list[int]:
+        """The intervals that are halved on the way to r, in the order of a heap: 1 is the whole step, 2 and 3 its halves."""
+        nodes, left, length, node = [], 0.0, 1.0, 1
+        while left < r < left + length and node < 2**self._DEPTH:
+            nodes.append(node)
+            length /= 2
+            right = r >= left + length
+            left, node = left + right * length, 2 * node + right
+        return nodes
+
+    def _normal(self, stage: Stage, step: int) -> Tensor:
+        return standard_normal(self.keys, stage, step, tuple(self.shape[1:]), self.dtype)
+
+    def _normals(self, stage: Stage, step: int, nodes: list[int]) -> Tensor:
+        """(len(nodes), b, size): all at once, which is many times faster than one by one."""
+        node = torch.tensor(nodes, dtype=torch.int64, device=self.device).repeat_interleave(len(self.keys))
+        normals = standard_normal(self.keys.repeat(len(nodes)), stage, step, tuple(self.shape[1:]), self.dtype, node)
+        return normals.reshape(len(nodes), *self.shape)

@@ -10,9 +10,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from purify.schedules import LinearVP, Schedule
+from purify import parametrisation
+from purify.parametrisation import Prediction, convert, from_parts, preconditioning
+from purify.schedules import LinearVP, Schedule, noise_to_signal
 
-Prediction = Literal["noise", "score", "x0", "v"]
 LabelRounding = Literal["floor", "nearest"]
 
 
@@ -22,10 +23,10 @@ class ScoreModel(nn.Module):
     Args:
         network: called as `network(x, labels)` with `x` (b, c, h, w) and `labels` (b,) as `time_label` says, or with `classes` as
             `network(x, labels, class_labels)` with `class_labels` (b,) int64. Where it returns more than c channels (a learned variance), the first c
-            are its prediction.
+            are its prediction. With `prediction="edm"` it is called with c_in x / alpha, and c_noise for labels.
         schedule: the forward process that the network was trained on, for images in `value_range`.
-        prediction: what the network returns: the "noise" n, the "score" -n/sigma, the clean image "x0", or "v" = alpha n - sigma x0
-            (Salimans & Ho 2022, arXiv 2202.00512).
+        prediction: what the network returns: the "noise" n, the "score" -n/sigma, the clean image "x0", "v" = alpha n - sigma x0, or "edm", the F of EDM's
+            preconditioning; see `purify.parametrisation`.
         image_shape: (channels, height, width) of the training images, None where unknown. Channels are checked by purifiers; height and
             width may differ where the network takes other sizes.
         value_range: (lowest, highest) pixel of the training images.
@@ -39,6 +40,8 @@ class ScoreModel(nn.Module):
         t_max: the largest t that the network was trained on, by default the schedule's; purifiers refuse a t_star beyond it.
         classes: number of classes of a class-conditional network, else None. Such a model works once `with_class` has chosen one.
         metadata: provenance, kept as it is.
+        sigma_data: standard deviation of the training images' pixels, for `prediction="edm"` only.
+        learned_variance: whether the network returns 2c channels, of which the second half is guided-diffusion's learned variance; see `noise_and_variance`.
 
     Raises:
         ValueError: an argument out of range or unknown.
@@ -58,10 +61,11 @@ class ScoreModel(nn.Module):
         value_range: tuple[float, float] = (-1.0, 1.0),
         classes: int | None = None,
         metadata: dict[str, Any] | None = None,
+        sigma_data: float = 0.5,
+        learned_variance: bool = False,
     ):
         super().__init__()
-        if prediction not in get_args(Prediction):
-            raise ValueError(f"prediction={prediction!r} is not one of {', '.join(get_args(Prediction))}")
+        parametrisation.check("prediction", prediction)
         if time_label not in ("t", "sigma"):
             raise ValueError(f"time_label={time_label!r} is not one of t, sigma")
         t_max = schedule.t_max if t_max is None else t_max
@@ -75,6 +79,10 @@ class ScoreModel(nn.Module):
             raise ValueError(f"value_range must be (lowest, highest), got {value_range}")
         if classes is not None and classes < 1:
             raise ValueError(f"classes must be a positive number of classes, or None, got {classes}")
+        if not 0 < sigma_data < math.inf:
+            raise ValueError(f"sigma_data must be a positive number, got {sigma_data}")
+        if prediction == "edm" and (time_label, time_scale, time_offset, label_rounding) != ("t", 1.0, 0.0, None):
+            raise ValueError('prediction="edm" has its own labels, ln(sigma / alpha) / 4: leave out time_label, time_scale, time_offset and label_rounding')
         self.network = network
         self.schedule = schedule
         self.prediction = prediction
@@ -88,6 +96,8 @@ class ScoreModel(nn.Module):
         self.classes = classes
         self.class_label: int | None = None
         self.metadata = metadata or {}
+        self.sigma_data = float(sigma_data)
+        self.learned_variance = learned_variance
 
     def with_class(self, label: int) -> "ScoreModel":
         """The model of images of one class, sharing this one's network. Raises ValueError for a label that the network does not have."""
@@ -95,14 +105,21 @@ class ScoreModel(nn.Module):
             raise ValueError(f"with_class({label!r}): the network is not class-conditional")
         if not isinstance(label, int) or not 0 <= label < self.classes:
             raise ValueError(f"with_class({label!r}): the network has classes 0 to {self.classes - 1}")
-        model = copy.copy(self)
+        model = self._copy()
         model.class_label = label
         return model
 
     def with_label_rounding(self, label_rounding: LabelRounding | None) -> "ScoreModel":
         """The model with its labels rounded, see the constructor, sharing this one's network. Raises ValueError as the constructor does."""
-        model = copy.copy(self)
+        model = self._copy()
         model.label_rounding = self._checked_rounding(label_rounding)
+        return model
+
+    def _copy(self) -> "ScoreModel":
+        """A model with the same network, and hooks of its own: a shallow copy alone would share the dictionary of hooks, and both would call all of them."""
+        model = copy.copy(self)
+        nn.Module.__init__(model)
+        model.network, model.training = self.network, self.training
         return model
 
     def _checked_rounding(self, label_rounding: LabelRounding | None) -> LabelRounding | None:
@@ -110,6 +127,8 @@ class ScoreModel(nn.Module):
             raise ValueError(f"label_rounding={label_rounding!r} is not one of None, {', '.join(get_args(LabelRounding))}")
         if self.time_label == "sigma" and label_rounding is not None:
             raise ValueError('label_rounding goes with time_label="t"; labels of "sigma" are not counted')
+        if self.prediction == "edm" and label_rounding is not None:
+            raise ValueError('prediction="edm" has labels that are not counted: label_rounding does not go with it')
         return label_rounding
 
     def check_class(self) -> None:
@@ -127,34 +146,45 @@ class ScoreModel(nn.Module):
         low, high = self.value_range
         return (x - low) / (high - low)
 
-    def time_of_vp(self, t: float) -> float:
+    def time_of_vp(self, t: float | Tensor) -> float | Tensor:
         """The time of this model with as much noise for its signal as `LinearVP()` has at `t` on images in [-1, 1]; DiffPure's t* are such times.
 
         Never less than 1e-5: VE processes start with some noise.
         """
-        vp, (low, high) = LinearVP(), self.value_range
-        return max(self.schedule.time_of(vp.sigma(t) / vp.alpha(t) * (high - low) / 2), 1e-5)
+        low, high = self.value_range
+        own = self.schedule.time_of(noise_to_signal(LinearVP(), t) * (high - low) / 2)
+        return own.clamp_min(1e-5) if isinstance(own, Tensor) else max(own, 1e-5)
 
-    def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: float | Tensor, whole: bool = False) -> Tensor:
         """The network's own output at time `t`: a float, or (b,).
 
-        `x` is (b, c, h, w), distributed like alpha(t) x_0 + sigma(t) n; the result has its shape.
+        `x` is (b, c, h, w), distributed like alpha(t) x_0 + sigma(t) n; the result has its shape, or with `whole` as many channels as the network returns.
 
         Raises:
             ValueError: a class-conditional network without a class.
         """
         self.check_class()
-        arguments = (x, self._labels(x, t))
+        arguments = (self._scaled(x, t), self._labels(x, t))
         if self.class_label is not None:
             arguments += (torch.full((len(x),), self.class_label, dtype=torch.int64, device=x.device),)
-        return self.network(*arguments)[:, : x.shape[1]]
+        output = self.network(*arguments)
+        return output if whole else output[:, : x.shape[1]]
+
+    def _scaled(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """(b, c, h, w): what the network is given for `x`."""
+        if self.prediction != "edm":
+            return x
+        t = t.double().reshape(-1, 1, 1, 1) if isinstance(t, Tensor) else float(t)
+        factor = preconditioning(noise_to_signal(self.schedule, t), self.sigma_data).c_in / self.schedule.alpha(t)
+        return x * (factor.to(x.dtype) if isinstance(factor, Tensor) else factor)
 
     def _labels(self, x: Tensor, t: float | Tensor) -> Tensor:
         """(b,): what the network calls the time `t`."""
         label: float | Tensor
-        if self.time_label == "sigma":
-            t = t.double() if isinstance(t, Tensor) else t
-            label = self.schedule.sigma(t) / self.schedule.alpha(t)
+        if self.time_label == "sigma" or self.prediction == "edm":
+            label = noise_to_signal(self.schedule, t.double() if isinstance(t, Tensor) else t)
+            if self.prediction == "edm":
+                label = preconditioning(label, self.sigma_data).c_noise
         elif self.label_rounding == "floor":
             single = (self.time_scale * torch.as_tensor(t, dtype=torch.float32)).floor()
             label = single if isinstance(t, Tensor) else float(single)
@@ -168,58 +198,59 @@ class ScoreModel(nn.Module):
 
     def noise(self, x: Tensor, t: float | Tensor) -> Tensor:
         """E[n | x_t]: the predicted noise, unit scale."""
-        output = self(x, t)
-        if self.prediction == "noise":
-            return output
-        alpha, sigma = self._marginal(t)
-        if self.prediction == "score":
-            return -sigma * output
-        if self.prediction == "x0":
-            return (x - alpha * output) / sigma
-        return (sigma * x + alpha * output) / (alpha**2 + sigma**2)
+        return self._seen_as("noise", self(x, t), x, t)
 
     def score(self, x: Tensor, t: float | Tensor) -> Tensor:
         """grad log p_t(x) = -E[n | x_t] / sigma(t)."""
-        if self.prediction == "score":
-            return self(x, t)
-        _, sigma = self._marginal(t)
-        return self.noise(x, t) / -sigma
+        return self._seen_as("score", self(x, t), x, t)
 
     def denoised(self, x: Tensor, t: float | Tensor) -> Tensor:
         """E[x_0 | x_t], by Tweedie's formula; on the scale of x_0, not clamped."""
-        alpha, sigma = self._marginal(t)
-        if self.prediction == "x0":
-            return self(x, t)
-        if self.prediction == "v":
-            return (alpha * x - sigma * self(x, t)) / (alpha**2 + sigma**2)
-        return (x - sigma * self.noise(x, t)) / alpha
+        return self._seen_as("x0", self(x, t), x, t)
+
+    def noise_and_variance(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
+        """The predicted noise, and the learned variance v of an ancestral step, from one evaluation.
+
+        v is the raw output of the network, about in [-1, 1]: the log variance of the step is (v + 1) / 2 of the way from DDPM's "small" one,
+        log(beta_t (1 - abar_{t-1}) / (1 - abar_t)), to its "large" one, log(beta_t) (Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 15).
+
+        Args:
+            x: (b, c, h, w), as for `forward`.
+            t: as for `forward`.
+
+        Returns:
+            (b, c, h, w) each.
+
+        Raises:
+            ValueError: the network has no learned variance, or returns another number of channels than 2c.
+        """
+        if not self.learned_variance:
+            raise ValueError("noise_and_variance: the score model has learned_variance=False; say learned_variance=True for a network with 2c output channels")
+        output, channels = self(x, t, whole=True), x.shape[1]
+        if output.shape[1] != 2 * channels:
+            raise ValueError(f"learned_variance=True needs a network with {2 * channels} output channels for images of {channels}, got {output.shape[1]}")
+        return self._seen_as("noise", output[:, :channels], x, t), output[:, channels:]
 
     def target(self, x0: Tensor, noise: Tensor, t: float | Tensor) -> Tensor:
         """What the network should return for x_t = alpha(t) x0 + sigma(t) noise: the regression target of training."""
-        alpha, sigma = self._marginal(t)
-        match self.prediction:
-            case "noise":
-                return noise
-            case "score":
-                return noise / -sigma
-            case "x0":
-                return x0
-            case _:
-                return alpha * noise - sigma * x0
+        return from_parts(x0, noise, *self._marginal(t, x0.dtype), self.prediction, self.sigma_data)
 
     def diffuse(self, x0: Tensor, noise: Tensor, t: float | Tensor) -> Tensor:
         """x_t = alpha(t) x0 + sigma(t) noise: a draw from the marginal at t, for standard normal `noise` of the shape of `x0`."""
-        alpha, sigma = self._marginal(t)
+        alpha, sigma = self._marginal(t, x0.dtype)
         return alpha * x0 + sigma * noise
 
-    def _marginal(self, t: float | Tensor) -> tuple[float | Tensor, float | Tensor]:
-        """alpha and sigma as floats, or as (b, 1, 1, 1) for a tensor of times."""
+    def _seen_as(self, kind: Prediction, output: Tensor, x: Tensor, t: float | Tensor) -> Tensor:
+        return convert(output, x, *self._marginal(t, x.dtype), self.prediction, kind, self.sigma_data)
+
+    def _marginal(self, t: float | Tensor, dtype: torch.dtype) -> tuple[float | Tensor, float | Tensor]:
+        """alpha and sigma as floats, or as (b, 1, 1, 1) of the images' `dtype` for a tensor of times."""
         if not isinstance(t, Tensor):
             return self.schedule.alpha(float(t)), self.schedule.sigma(float(t))
         wide = t.double().reshape(-1, 1, 1, 1)
-        dtype = next((p.dtype for p in self.network.parameters()), t.dtype)
         return self.schedule.alpha(wide).to(dtype), self.schedule.sigma(wide).to(dtype)
 
     def extra_repr(self) -> str:
         shown = f"schedule={self.schedule}, prediction={self.prediction!r}, image_shape={self.image_shape}, t_max={self.t_max}"
+        shown += f", sigma_data={self.sigma_data}" if self.prediction == "edm" else ""
         return shown if self.classes is None else f"{shown}, classes={self.classes}, class_label={self.class_label}"

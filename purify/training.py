@@ -1,4 +1,4 @@
-"""Training on tensors: denoising score matching, classification, weight averaging, and a loop that resumes exactly.
+"""Training on tensors: weight averaging, and a loop that resumes exactly. What is minimised is in `purify.objectives`.
 
 Nothing here knows files or data sets. All randomness of step i (which images, which noise) is a function of (seed, i), so a run
 that was stopped and resumed takes the same steps as one that was not.
@@ -13,86 +13,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from purify.score import ScoreModel
-
-Loss = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
-"""loss(model, images, labels, generator) -> scalar; images (b, c, h, w) uint8, labels (b,) int64."""
-
-
-@dataclass(frozen=True)
-class TimeSampling:
-    """Which noise levels training sees: a share `focus_share` uniform on (t_min, focus), the rest uniform on (t_min, t_max)."""
-
-    t_min: float = 1e-5
-    t_max: float = 1.0
-    focus: float = 0.3
-    focus_share: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.t_min < self.focus <= self.t_max <= 1:
-            raise ValueError(f"need 0 < t_min < focus <= t_max <= 1, got {self}")
-        if not 0 <= self.focus_share <= 1:
-            raise ValueError(f"focus_share must lie in [0, 1], got {self.focus_share}")
-
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """(count,) float32 times, stratified over the batch (Kingma et al. 2021, arXiv 2107.00630) for lower variance."""
-        uniform = (torch.rand(1, generator=generator) + torch.arange(count) / count) % 1
-        share = self.focus_share
-        focused = self.t_min + (self.focus - self.t_min) * uniform / max(share, 1e-12)
-        spread = self.t_min + (self.t_max - self.t_min) * (uniform - share) / max(1 - share, 1e-12)
-        return torch.where(uniform < share, focused, spread)
-
-
-def to_network_range(images: Tensor) -> Tensor:
-    """uint8 in [0, 255] -> float32 in [-1, 1]."""
-    return images.float() / 127.5 - 1
-
-
-def denoising_score_matching(times: TimeSampling, flip: bool = False) -> Loss:
-    """E |network(x_t, t) - target|^2 with the target of the model's own parametrisation (Vincent 2011; Song et al. 2021, eq. 7).
-
-    For noise prediction this is Ho et al.'s L_simple. With `flip`, each image is mirrored with probability 1/2.
-    """
-
-    def loss(model: ScoreModel, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-        del labels
-        x0 = to_network_range(images)
-        t = times.draw(len(x0), generator).to(x0.device)
-        noise = torch.randn(x0.shape, generator=generator).to(x0.device)
-        if flip:
-            x0 = _mirrored(x0, generator)
-        output = model(model.diffuse(x0, noise, t), t)
-        return F.mse_loss(output.float(), model.target(x0, noise, t))
-
-    return loss
-
-
-def _mirrored(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image mirrored left to right with probability 1/2."""
-    mirrored = (torch.rand(len(x), generator=generator) < 0.5).to(x.device)
-    return torch.where(mirrored[:, None, None, None], x.flip(3), x)
-
-
-def classification(label_smoothing: float = 0.0, shift: int = 2, flip: bool = True) -> Loss:
-    """Cross-entropy on images in [0, 1], each shifted by up to `shift` pixels (zero padding) and mirrored with probability 1/2."""
-
-    def loss(model: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-        x = images.float() / 255
-        b, _, h, w = x.shape
-        if shift:
-            rows, columns = torch.randint(0, 2 * shift + 1, (2, b), generator=generator).to(x.device)
-            rows = (rows[:, None] + torch.arange(h, device=x.device))[:, None, :, None]
-            columns = (columns[:, None] + torch.arange(w, device=x.device))[:, None, None, :]
-            image = torch.arange(b, device=x.device)[:, None, None, None]
-            channel = torch.arange(x.shape[1], device=x.device)[None, :, None, None]
-            x = F.pad(x, (shift,) * 4)[image, channel, rows, columns]
-        if flip:
-            x = _mirrored(x, generator)
-        return F.cross_entropy(model(x).float(), labels, label_smoothing=label_smoothing)
-
-    return loss
+from purify.objectives import Loss
 
 
 @dataclass(frozen=True)
@@ -122,7 +44,7 @@ class Trainer:
 
     Args:
         model: trained in place, on the device it is on; channels-last memory is up to the caller.
-        loss: see `Loss`.
+        loss: see `purify.objectives.Loss`.
         images: (n, c, h, w) uint8, on the model's device.
         labels: (n,) int64, on the model's device.
         settings: see `TrainingSettings`.

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from purify import gradients
 from purify.gradients import GradientMode
-from purify.noise import Purpose, derive_keys
+from purify.grids import Times
+from purify.noise import Purpose, check_keys, derive_keys
 from purify.score import ScoreModel
-from purify.solvers import Solver
+from purify.solvers import Solver, Stepping
 
 
 class Trajectory(NamedTuple):
@@ -37,8 +38,8 @@ class Path:
     solver: Solver
     noised: Callable[[Tensor, int], Tensor]
     """(image, i) -> the forward process at the time of the state after i steps; at i = 0 the state that the solver starts from."""
-    times: tuple[float, ...]
-    """Of the states, solver.steps + 1."""
+    times: Times
+    """Of the states, solver.steps + 1, see `purify.grids`."""
 
     def start(self, image: Tensor) -> Tensor:
         """The first state."""
@@ -135,29 +136,38 @@ class Purifier(nn.Module):
         multiple = getattr(self.score.network, "size_multiple", 1)
         if x.shape[2] % multiple or x.shape[3] % multiple:
             raise ValueError(f"x must have a height and width that are multiples of {multiple} for this network, got {tuple(x.shape[2:])}")
-        if keys is not None and (keys.shape != (len(x),) or keys.dtype != torch.int64):
-            raise ValueError(f"keys must be int64 of shape ({len(x)},), one for each image, got {keys.dtype} of shape {tuple(keys.shape)}")
+        if keys is not None:
+            check_keys(keys, len(x))
 
 
-class _Denoiser:
+class _Denoiser(Stepping):
     """E[x_0 | x_t] as a solver of one step, to be differentiated like all others."""
 
     steps = 1
-    guided = False
 
-    def __init__(self, score: ScoreModel, t: float):
+    def __init__(self, score: ScoreModel, t: float | Tensor):
         self.score = score
         self.t = t
 
-    def step(self, index: int, x: Tensor, keys: Tensor, image: Tensor | None = None) -> Tensor:
-        return self.score.denoised(x, self.t)
-
-    def solve(self, x: Tensor, keys: Tensor, image: Tensor | None = None) -> Tensor:
-        return self.step(0, x, keys)
+    def step(self, index: int, state: Tensor, keys: Tensor, image: Tensor | None = None) -> Tensor:
+        return self.score.denoised(state, self.t)
 
 
 def _same(x: Tensor) -> Tensor:
     return x
+
+
+def check_gradient(gradient: str, has_adjoint: bool) -> None:
+    """Raises ValueError for an unknown mode, or an adjoint that the solver does not have."""
+    choose("gradient", gradient, gradients.MODES)
+    if gradient == "adjoint" and not has_adjoint:
+        raise ValueError('gradient="adjoint" needs a solver that has one (torchsde\'s euler and milstein in fixed steps, torchdiffeq); use gradient="exact"')
+
+
+def check_steps(steps: int) -> None:
+    """Raises ValueError unless `steps` is a positive integer."""
+    if not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"steps must be a positive integer, got {steps!r}")
 
 
 def choose(name: str, value: str, known: Collection[str]) -> None:

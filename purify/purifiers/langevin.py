@@ -2,12 +2,11 @@
 
 from torch import Tensor
 
-from purify import gradients
 from purify.gradients import GradientMode
-from purify.purifiers.base import Path, Purifier, choose
+from purify.purifiers.base import Path, Purifier, check_gradient, check_steps
 from purify.score import ScoreModel
 from purify.sde import LangevinSDE
-from purify.solvers.torchsde import TorchSDE
+from purify.solvers.torchsde import SDESolver
 
 
 class Langevin(Purifier):
@@ -45,8 +44,7 @@ class Langevin(Purifier):
         seed: int = 0,
     ):
         super().__init__(score, seed)
-        if not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"steps must be a positive integer, got {steps!r}")
+        check_steps(steps)
         if not 0 < t <= score.t_max:
             raise ValueError(f"t must lie in (0, t_max={score.t_max}], got {t}")
         for name, value in (("ds", ds), ("lam", lam), ("sigma2", sigma2)):
@@ -54,7 +52,7 @@ class Langevin(Purifier):
                 raise ValueError(f"{name} must be a positive number, got {value}")
         if not eta >= 0:
             raise ValueError(f"eta must be at least 0, got {eta}")
-        choose("gradient", gradient, gradients.MODES)
+        check_gradient(gradient, has_adjoint=True)
         self.gradient = gradient
         self.steps = steps
         self.ds, self.t, self.lam, self.sigma2, self.eta = ds, t, lam, sigma2, eta
@@ -62,7 +60,7 @@ class Langevin(Purifier):
     def path(self, x: Tensor, keys: Tensor) -> Path:
         """See `Purifier.path`."""
         sde = LangevinSDE(self.score, self.steps, self.ds, self.t, self.lam, self.sigma2, self.eta)
-        return Path(TorchSDE(sde), lambda image, step: image, (self.t,) * (self.steps + 1))
+        return Path(SDESolver(sde), lambda image, step: image, (self.t,) * (self.steps + 1))
 
     def extra_repr(self) -> str:
         return f"steps={self.steps}, gradient={self.gradient!r}, ds={self.ds}, t={self.t}, lam={self.lam}, sigma2={self.sigma2}, eta={self.eta}"

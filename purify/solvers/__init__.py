@@ -1,32 +1,70 @@
-"""Ways to integrate the reverse process, by name. A solver is what `Solver` says; gradient modes are the business of `purify.gradients`."""
+"""Ways to integrate the reverse process, one file each: settings that `build` a `Solver`. Gradient modes are the business of `purify.gradients`."""
 
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
 
-from torch import Tensor
-
+from purify.solvers.ancestral import Ancestral
+from purify.solvers.base import Levels, Solver, SolverSettings, Stepping, StepRule
+from purify.solvers.ddim import DDIM
+from purify.solvers.dpm_solver import DPMSolver
+from purify.solvers.exponential import Exponential
+from purify.solvers.heun import Heun
+from purify.solvers.predictor_corrector import PredictorCorrector
+from purify.solvers.torchdiffeq import TorchDiffEq
 from purify.solvers.torchsde import TorchSDE
 
+SOLVERS: dict[str, type] = {
+    "torchsde": TorchSDE,
+    "torchdiffeq": TorchDiffEq,
+    "ddim": DDIM,
+    "ancestral": Ancestral,
+    "heun": Heun,
+    "dpm++": DPMSolver,
+    "exponential": Exponential,
+    "predictor-corrector": PredictorCorrector,
+}
 
-class Solver(Protocol):
-    """A fixed sequence of steps x_{i+1} = step(i, x_i), replayable from keys.
 
-    `image` (b, c, h, w) is what guides a guided scheme, on the scale of the states, else None; every method is differentiable in it as in `x`.
+def make(solver: str | Mapping[str, Any] | SolverSettings, **options: Any) -> SolverSettings:
+    """A solver's settings.
+
+    Args:
+        solver: a name in `SOLVERS`, a mapping of `name` and its options, or settings, which are returned.
+        options: more options of a named solver.
+
+    Raises:
+        ValueError: an unknown name or option, or a value that the solver refuses.
     """
+    if not isinstance(solver, str | Mapping):
+        if options:
+            raise ValueError(f"{', '.join(options)} are options of a solver given by name; here they belong into {solver}")
+        return solver
+    chosen = dict(solver) if isinstance(solver, Mapping) else {"name": solver}
+    name = chosen.pop("name", None)
+    if name not in SOLVERS:
+        raise ValueError(f"solver={name!r} is not one of {', '.join(SOLVERS)}")
+    known = [field.name for field in fields(SOLVERS[name])]
+    for option in chosen | options:
+        if option not in known:
+            raise ValueError(f"solver={name!r} has no option {option!r}" + (f"; it has {', '.join(known)}" if known else ""))
+    return SOLVERS[name](**chosen, **options)
 
-    steps: int
-    guided: bool
-    """Whether the steps look at `image`."""
 
-    def step(self, index: int, x: Tensor, keys: Tensor, image: Tensor | None = None) -> Tensor:
-        """One step from the state `x` (b, c, h, w)."""
-
-    def solve(self, x: Tensor, keys: Tensor, image: Tensor | None = None) -> Tensor:
-        """All steps: the same values as `step` after `step`, keeping every graph."""
-
-    def solve_adjoint(self, x: Tensor, keys: Tensor, image: Tensor | None = None) -> Tensor:
-        """The same values with a continuous adjoint as the gradient. Raises ValueError where there is none."""
-
-
-SOLVERS = {"torchsde": TorchSDE}
-
-__all__ = ["SOLVERS", "Solver", "TorchSDE"]
+__all__ = [
+    "DDIM",
+    "SOLVERS",
+    "Ancestral",
+    "DPMSolver",
+    "Exponential",
+    "Heun",
+    "Levels",
+    "PredictorCorrector",
+    "Solver",
+    "SolverSettings",
+    "StepRule",
+    "Stepping",
+    "TorchDiffEq",
+    "TorchSDE",
+    "make",
+]

@@ -125,7 +125,19 @@ def _load_own(path: Path) -> ScoreModel:
     return model
 
 
-_SETTINGS = ("prediction", "image_shape", "time_scale", "time_label", "time_offset", "label_rounding", "t_max", "value_range", "classes")
+_SETTINGS = (
+    "prediction",
+    "image_shape",
+    "time_scale",
+    "time_label",
+    "time_offset",
+    "label_rounding",
+    "t_max",
+    "value_range",
+    "classes",
+    "sigma_data",
+    "learned_variance",
+)
 """Arguments of `ScoreModel` that a file's description holds under their own names."""
 
 

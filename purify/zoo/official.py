@@ -90,7 +90,8 @@ def _score_model(architecture: str, network: nn.Module, config: dict[str, Any]) 
     if family == "guided_diffusion":
         shape = (config["in_channels"], config["image_size"], config["image_size"])
         kind, length = config.get("noise_schedule", "linear"), config.get("diffusion_steps", 1000)
-        return _chain_model(network, chain(kind, length, 0.1 / length, 20 / length), length, shape, config.get("num_classes"))
+        schedule, learned_variance = chain(kind, length, 0.1 / length, 20 / length), config["out_channels"] == 2 * config["in_channels"]
+        return _chain_model(network, schedule, length, shape, config.get("num_classes"), learned_variance)
     if family == "ddpm":
         shape = (config["model"]["in_channels"], config["data"]["image_size"], config["data"]["image_size"])
         process = config.get("diffusion", {})
@@ -115,9 +116,12 @@ def chain(kind: str, length: int, first: float, last: float) -> Schedule:
     raise ValueError(f"noise schedule {kind!r} is not one of linear, scaled_linear, quad, cosine, squaredcos_cap_v2")
 
 
-def _chain_model(network: nn.Module, schedule: Schedule, length: int, shape: tuple[int, int, int], classes: int | None) -> ScoreModel:
+def _chain_model(
+    network: nn.Module, schedule: Schedule, length: int, shape: tuple[int, int, int], classes: int | None, learned_variance: bool = False
+) -> ScoreModel:
     """Label k of a chain belongs to the marginal after k + 1 steps, t = (k + 1) / length."""
-    return ScoreModel(network, schedule, "noise", shape, time_scale=float(length), time_offset=-1.0, classes=classes)
+    settings: dict[str, Any] = dict(time_scale=float(length), time_offset=-1.0, classes=classes, learned_variance=learned_variance)
+    return ScoreModel(network, schedule, "noise", shape, **settings)
 
 
 def _score_sde(network: nn.Module, config: dict[str, Any]) -> ScoreModel:

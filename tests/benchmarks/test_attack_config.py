@@ -82,8 +82,6 @@ def test_settings_arrive():
         ({"kind": "pgd", "through": "bare"}, "attacks.0.pgd.through: Input should be 'deployed', 'classifier' or 'surrogate', got 'bare'"),
         ({"kind": "pgd", "through": "surrogate"}, "attacks.0.pgd.surrogate: `through: surrogate` needs the purifier keys that differ"),
         ({"kind": "pgd", "surrogate": {"steps": 5}}, "attacks.0.pgd.surrogate: goes with `through: surrogate` and only with it"),
-        ({"kind": "pgd", "through": "surrogate", "surrogate": {"step": 5}}, "attacks.0.pgd.surrogate: unknown key 'step'; did you mean 'steps'?"),
-        ({"kind": "pgd", "through": "surrogate", "surrogate": {"steps": "few"}}, "attacks.0.pgd.surrogate: steps: Input should be a valid integer"),
         ({"kind": "pgd", "through": "classifier", "gradient": "bpda"}, "attacks.0.pgd.through: the bare classifier has no purifier for `gradient`"),
         ({"kind": "deviated", "through": "classifier"}, "attacks.0.deviated.through: this attack looks inside a purifier"),
         ({"kind": "deviated", "randomness": "fixed"}, "attacks.0.deviated.through: randomness: fixed hides the purifier's states"),
@@ -107,6 +105,8 @@ def test_mistakes_are_named(attack, message):
         ({"kind": "pgd", "target": 99}, r"attack 'pgd': target=99: the model has the classes 0 \.\. 9"),
         ({"kind": "deviated", "gradient": "bpda"}, "attack 'deviated': the purifier does not show its states with this `gradient`; set gradient: exact"),
         ({"kind": "deviated", "gradient": "adjoint"}, "attack 'deviated': the purifier does not show its states"),
+        ({"kind": "pgd", "through": "surrogate", "surrogate": {"step": 5}}, "attack 'pgd', surrogate: unknown key 'purifier.step'; did you mean 'steps'?"),
+        ({"kind": "pgd", "through": "surrogate", "surrogate": {"steps": "few"}}, "attack 'pgd', surrogate: purifier.steps: Input should be a valid integer"),
         ({"kind": "pgd", "through": "surrogate", "surrogate": {"t_star": 2}}, r"attack 'pgd', surrogate: t_star must lie in \(0, 1\], got 2"),
     ],
 )
@@ -147,7 +147,7 @@ def test_new_options_at_their_defaults_leave_a_run_its_identity():
     ]
     recorded = (
         '{"data": {"name": "fashion-mnist-embedded", "images": 3}, "classifier": {"name": "fashion-mnist"}, "score": {"name": "fashion-mnist"}, '
-        '"purifier": {"t_star": 0.1, "steps": 2}, "draws": 2, "attacks": [{"kind": "pgd", "threat": {"norm": "Linf", "epsilon": 0.1}, "gradient": "bpda", '
+        '"purifier": {"steps": 2}, "draws": 2, "attacks": [{"kind": "pgd", "threat": {"norm": "Linf", "epsilon": 0.1}, "gradient": "bpda", '
         '"models": ["defended"], "steps": 10, "eot": 4}, {"kind": "autoattack", "threat": {"norm": "Linf", "epsilon": 0.1}, "version": "rand"}]}'
     )
     made = settings(*listed)

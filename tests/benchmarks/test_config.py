@@ -1,8 +1,12 @@
+from pathlib import Path
+
 import pytest
 
 from benchmarks import config
 from benchmarks.bench_config import BenchConfig
+from benchmarks.certify_config import CertifyConfig
 from benchmarks.config import ConfigError
+from benchmarks.sweep_config import load_compare, load_sweep
 from benchmarks.train import TrainConfig
 
 GOOD = """
@@ -45,7 +49,17 @@ def test_extends(file, tmp_path):
 
 @pytest.mark.parametrize("path", sorted(str(p) for p in config.configs_folder().rglob("*.yaml")))
 def test_every_packaged_configuration_is_valid(path):
-    config.load(TrainConfig if "train_" in path else BenchConfig, path)
+    match Path(path).stem.split("_")[0]:
+        case "train":
+            config.load(TrainConfig, path)
+        case "certify":
+            config.load(CertifyConfig, path)
+        case "sweep":
+            assert all(point.settings for point in load_sweep(path).points)
+        case "compare":
+            assert all(point.settings for point in load_compare(path).points)
+        case _:
+            config.load(BenchConfig, path)
 
 
 def test_packaged_names():

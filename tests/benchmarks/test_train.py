@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import signal
@@ -10,8 +11,11 @@ import torch
 import yaml
 from torchvision.datasets.mnist import read_image_file
 
-from benchmarks import cli, datasets, load_classifier
-from purify import load_score_model
+from benchmarks import cli, datasets, figures, load_classifier
+from benchmarks import config as configs
+from benchmarks.train import TrainConfig, Training, _measure
+from purify import load_score_model, schedules
+from purify.zoo import save_score_model
 
 SCORE = {
     "task": "score",
@@ -27,6 +31,12 @@ CLASSIFIER = SCORE | {
     "network": {"channels": 1, "classes": 10, "widths": [8, 16]},
     "training": {"steps": 40, "batch_size": 50, "learning_rate": 0.01, "ema_decay": 0.8, "warmup_steps": 2},
 }
+
+
+@pytest.fixture(autouse=True)
+def quick_samples(monkeypatch):
+    """The pictures at the end of a training, with fewer steps."""
+    monkeypatch.setattr(figures, "save_sample_picture", functools.partial(figures.save_sample_picture, steps=10))
 
 
 def run(monkeypatch, *arguments):
@@ -60,6 +70,108 @@ def test_score_network(tmp_path, monkeypatch, capsys):
     assert error == pytest.approx(quality["denoising_mse"]["0.2"], rel=0.02)
 
 
+EDM = {
+    "schedule": {"name": "EDM"},
+    "prediction": "edm",
+    "model": {"sigma_data": 0.7},
+    "times": {"distribution": "lognormal", "t_min": 0.002, "t_max": 80.0},
+    "objective": {"weighting": "edm"},
+}
+
+
+def test_score_network_in_edms_way(tmp_path, monkeypatch, capsys):
+    """Another process, parametrisation, noise sampling and weighting: all of it is in the file, and measured at the noise levels of the VP times."""
+    out = tmp_path / "out"
+    assert run(monkeypatch, write(tmp_path / "c.yaml", SCORE | EDM), "--out", out) == 0
+    quality = json.loads(capsys.readouterr().out)
+    model = load_score_model(out / "tiny.score.safetensors", check=False)
+    assert (model.schedule, model.prediction, model.sigma_data, model.t_max) == (schedules.EDM(), "edm", 0.7, 80.0)
+    assert (out / "samples.png").stat().st_size > 5000 and (out / "denoising.png").stat().st_size > 5000
+    loss = json.loads((out / "log.jsonl").read_text().splitlines()[-1])["loss"]
+    assert 0.5 < loss < 2  # about 1 before anything is learned
+    x0 = datasets.load("fashion-mnist-embedded").images.float() / 127.5 - 1
+    noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))
+    vp = schedules.LinearVP()
+    sigma = vp.sigma(0.2) / vp.alpha(0.2)
+    error = (model.denoised(x0 + sigma * noise, sigma) - x0).square().mean().item()
+    assert list(quality["denoising_mse"]) == ["0.05", "0.1", "0.15", "0.2", "0.3"]
+    assert error == pytest.approx(quality["denoising_mse"]["0.2"], rel=0.02)
+
+
+def prepared(values):
+    return Training(configs.validate(TrainConfig, values), torch.device("cpu"))
+
+
+def test_the_measured_error_is_in_pixels_of_minus_one_to_one():
+    """With images and sigma_data three times as large it is the same, for an untrained network: its F is zero, and c_skip has no unit."""
+    errors = []
+    for high in (1.0, 3.0):
+        training = prepared(SCORE | EDM | {"model": {"value_range": [-high, high], "sigma_data": 0.7 * high}})
+        errors.append(_measure(training.settings, training.trainer.model, training.test_set)["denoising_mse"])
+    assert errors[0] == pytest.approx(errors[1], rel=1e-4)
+
+
+def test_adversarial_training_starts_from_trained_weights(tmp_path, monkeypatch, capsys):
+    """ADDT from a file: a step at no learning rate leaves its weights, up to the half precision of the file; steps move them."""
+    start, file = prepared(SCORE).trainer, tmp_path / "start.score.safetensors"
+    start.run()
+    save_score_model(file, start.average, SCORE["architecture"], SCORE["network"])
+    objective = {"addt": {"classifier": {"name": "fashion-mnist"}, "rounds": 1}}
+    again = SCORE | {"init": str(file), "objective": objective}
+    still = prepared(again | {"training": SCORE["training"] | {"steps": 1, "learning_rate": 1e-12, "ema_decay": 0.0}}).trainer
+    still.run()
+    for ours, theirs in zip(still.average.parameters(), start.average.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
+    moved, before = tmp_path / "moved", torch.cat([p.detach().flatten() for p in start.average.parameters()])
+    assert run(monkeypatch, write(tmp_path / "c.yaml", again), "--out", moved) == 0
+    model = load_score_model(moved / "tiny.score.safetensors", check=False)
+    distance = (torch.cat([p.flatten() for p in model.parameters()]) - before).norm() / before.norm()
+    assert 1e-3 < distance < 0.5
+    assert model.metadata["config"]["objective"]["addt"]["classifier"]["name"] == "fashion-mnist"
+
+
+def test_a_classifier_starts_from_trained_weights():
+    packaged = load_classifier("fashion-mnist")
+    change = {"init": "fashion-mnist", "network": {"channels": 1, "classes": 10, "widths": [32, 64, 128], "mean": 0.2860, "std": 0.3530}}
+    trained = prepared(CLASSIFIER | change).trainer.model
+    for (name, ours), theirs in zip(trained.state_dict().items(), packaged.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs), name
+
+
+def test_a_run_from_before_there_were_objectives_resumes(tmp_path):
+    """`config.yaml` as it was written then, in full, is the configuration of today's defaults."""
+    old = yaml.safe_load(OLD_RUN)
+    stored = write(tmp_path / "config.yaml", old)
+    settings = configs.load(TrainConfig, "cifar10/train_score_small")
+    configs.check_same(settings, stored)
+    with pytest.raises(configs.ConfigError, match="differs from .* in objective"):
+        configs.check_same(configs.load(TrainConfig, "cifar10/train_score_small", ["objective.weighting=snr"]), stored)
+
+
+OLD_RUN = """
+task: score
+name: cifar10-small
+data: {train: "npz:train_jpeg.npz+npz:train_lossless5085.npz", test: "npz:test_first1000.npz", root: null}
+architecture: small_unet
+network: {channels: 3, base_channels: 64, multipliers: [1, 2], blocks: 2, stem: 2, attention: true}
+training: {steps: 14000, batch_size: 128, learning_rate: 0.0012, warmup_steps: 200, weight_decay: 0.01, gradient_clip: 1.0, ema_decay: 0.9995,
+  precision: bfloat16, seed: 0}
+schedule: {name: LinearVP, beta_min: 0.1, beta_max: 20.0}
+prediction: v
+times: {t_min: 1.0e-05, t_max: 0.3, focus: 0.3, focus_share: 0.0}
+augmentation: {shift: 0, flip: true, label_smoothing: 0.0}
+checkpoint_minutes: 3.0
+"""
+
+
+@pytest.mark.parametrize("name", ["cifar10/train_score_small", "fashion-mnist/train_score", "fashion-mnist/train_score_edm", "fashion-mnist/train_score_addt"])
+def test_presets_can_be_built(name):
+    small = "data={train: fashion-mnist-embedded, test: fashion-mnist-embedded}"
+    settings = configs.load(TrainConfig, name, [small, *(["network.channels=1"] if "cifar10" in name else [])])
+    trainer = Training(settings, torch.device("cpu")).trainer
+    assert trainer.model.prediction == settings.prediction and trainer.model.t_max == settings.times.t_max
+
+
 def test_classifier(tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     assert run(monkeypatch, write(tmp_path / "c.yaml", CLASSIFIER), "--out", out) == 0
@@ -67,7 +179,7 @@ def test_classifier(tmp_path, monkeypatch, capsys):
     model, data = load_classifier(out / "tiny.classifier.safetensors"), datasets.load("fashion-mnist-embedded")
     accuracy = (model(datasets.as_floats(data.images)).argmax(1) == data.labels).double().mean().item()
     assert accuracy == pytest.approx(quality["test_accuracy"], abs=0.01)  # half precision may move a borderline image
-    assert accuracy > 0.4
+    assert accuracy > 0.3  # chance: 0.1
 
 
 def test_a_terminated_run_resumes_to_the_same_weights(tmp_path, monkeypatch):
@@ -122,6 +234,19 @@ def test_a_full_disk_does_not_stop_the_training(tmp_path, monkeypatch, capsys):
         ({"data": {"train": "fashion-mnist-train", "test": "fashion-mnist-test", "root": "/nowhere"}}, "apt install dataset-fashion-mnist"),
         ({"name": "../x"}, "name: String should match pattern"),
         ({"times": {"focus": 0.0}}, "need 0 < t_min < focus"),
+        ({"times": {"t_max": 2.0}}, "times.t_max=2 lies beyond the end of LinearVP"),
+        ({"times": {"distribution": "log-snr", "focus_share": 0.5}}, "focus and focus_share go with distribution: uniform, not with log-snr"),
+        ({"schedule": {"name": "EDM"}}, "times.t_max is missing: the times of EDM(sigma_max=80.0) run to 80"),
+        ({"schedule": {"name": "EDM", "beta_min": 0.1}}, "schedule: EDM.__init__() got an unexpected keyword argument 'beta_min'"),
+        ({"prediction": "edm", "model": {"time_scale": 1000.0}}, 'prediction="edm" has its own labels'),
+        ({"objective": {"weighting": "p2"}}, "objective.weighting: Input should be 'simple', 'likelihood', 'edm', 'snr' or 'min-snr'"),
+        ({"objective": {"addt": {"classifier": {"name": "fashion-mnist"}, "rounds": 0}}}, "rounds must be at least 1, got 0"),
+        ({"objective": {"addt": {"classifier": {"name": "mnist"}}}}, "no classifier 'mnist'"),
+        ({"objective": {"addt": {"classifier": {"name": "pyautoattack:resnet18", "weights": "random"}}}}, "does not take images of fashion-mnist-embedded"),
+        ({"init": "nothing"}, "no score model 'nothing'"),
+        ({"init": "fashion-mnist"}, "init: fashion-mnist: the weights do not fit the small_unet of this configuration"),
+        ({"init": "fashion-mnist", "prediction": "noise"}, "init: fashion-mnist was trained with prediction='v' and not 'noise': give this run the same"),
+        ({"task": "classifier", "objective": {"weighting": "edm"}}, "objective and model are for task: score"),
     ],
 )
 def test_bad_configurations(tmp_path, monkeypatch, capsys, change, message):

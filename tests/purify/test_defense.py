@@ -4,6 +4,7 @@ from torch import nn
 
 from purify import DefendedClassifier, DiffPure, noise_keys
 from purify.defense import TIE, plurality
+from purify.noise import Purpose, derive_keys
 
 X = torch.rand(9, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 KEYS = noise_keys(0, torch.arange(9), 0)
@@ -78,3 +79,50 @@ def test_predict_votes(defended):
     assert DefendedClassifier(defended.purifier, Alternating()).predict(X, votes=3).tolist() == [1] * 9
     with pytest.raises(ValueError, match="votes must be a positive integer, got 0"):
         defended.predict(X, votes=0)
+
+
+def test_copies_are_averaged_with_keys_of_their_own(defended):
+    """Logits, or the logarithm of mean probabilities; one copy is the plain model, bitwise."""
+    singles = torch.stack([defended(X, derive_keys(KEYS, copy, 0, Purpose.COPY)) for copy in range(3)])
+    logits = DefendedClassifier(defended.purifier, defended.classifier, copies=3)
+    assert torch.equal(logits(X, KEYS), singles.mean(0))
+    probabilities = DefendedClassifier(defended.purifier, defended.classifier, copies=3, average="probabilities")
+    torch.testing.assert_close(probabilities(X, KEYS).exp(), singles.softmax(2).mean(0))
+    for average in ("logits", "probabilities"):
+        assert torch.equal(DefendedClassifier(defended.purifier, defended.classifier, 1, average)(X, KEYS), defended(X, KEYS))
+    torch.testing.assert_close(logits(X[2:4], KEYS[2:4]), logits(X, KEYS)[2:4], rtol=0, atol=1e-5)
+    assert (logits(X) - logits(X)).abs().max() > 1e-4
+    assert logits.predict(X, votes=3, keys=KEYS).shape == (9,)
+
+
+def test_averages_vary_less(gaussian_score):
+    torch.manual_seed(0)
+    purifier, classifier = DiffPure(gaussian_score(), 0.2, 1), nn.Sequential(nn.Flatten(), nn.Linear(16, 10)).double()
+    x, keys = torch.rand(1, 1, 4, 4, dtype=torch.float64).expand(400, 1, 4, 4), noise_keys(0, torch.arange(400), 0)
+    with torch.no_grad():
+        one, many = (DefendedClassifier(purifier, classifier, copies=copies)(x, keys).var(0).mean() for copies in (1, 8))
+    assert float(one / many) == pytest.approx(8, rel=0.2)
+
+
+@pytest.mark.parametrize("average", ["logits", "probabilities"])
+def test_gradient_through_copies_matches_finite_differences(defended, average):
+    model = DefendedClassifier(defended.double().purifier, defended.classifier, copies=2, average=average)
+    x, direction, h = X.double().requires_grad_(), torch.randn(X.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2)), 1e-5
+    slope = (torch.autograd.grad(model(x, KEYS)[:, 3].sum(), x)[0] * direction).sum()
+    with torch.no_grad():
+        difference = (model(x + h * direction, KEYS)[:, 3] - model(x - h * direction, KEYS)[:, 3]).sum() / (2 * h)
+    torch.testing.assert_close(slope, difference, rtol=1e-7, atol=0)
+
+
+def test_bad_arguments(defended):
+    for arguments, message in (
+        ({"copies": 0}, "copies must be a positive integer, got 0"),
+        ({"copies": 2.0}, "copies must be a positive integer, got 2.0"),
+        ({"average": "votes"}, "average='votes' is not one of logits, probabilities"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            DefendedClassifier(defended.purifier, defended.classifier, **arguments)
+    with pytest.raises(ValueError, match="copies=2 has as many paths for an image, not one: give copies=1"):
+        DefendedClassifier(defended.purifier, defended.classifier, copies=2).trajectory(X, KEYS)
+    with pytest.raises(ValueError, match=r"keys must be int64 of shape \(9,\)"):
+        DefendedClassifier(defended.purifier, defended.classifier, copies=2)(X, KEYS[:2])

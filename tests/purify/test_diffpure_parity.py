@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from purify import DiffPure, ScoreModel, gradients
+from purify.grids import time_grid
 from purify.schedules import LinearVP
-from purify.sde import ReverseSDE, time_grid
-from purify.solvers import TorchSDE
+from purify.sde import ReverseSDE
 from purify.solvers import torchsde as torchsde_solver
+from purify.solvers.torchsde import SDESolver
 
 CASES = {
     "score_sde": ("score_sde.ddpmpp_small", dict(time_scale=999.0)),
@@ -58,7 +59,7 @@ def test_path_and_gradient(case, mode, monkeypatch):
 
     monkeypatch.setattr(torchsde_solver, "KeyedBrownian", Recorded)
     x = io["x_tstar"].requires_grad_()
-    y = gradients.solve(TorchSDE(ReverseSDE(score, times)), lambda image: image, x, torch.zeros(3, dtype=torch.int64), mode)
+    y = gradients.solve(SDESolver(ReverseSDE(score, times)), lambda image: image, x, torch.zeros(3, dtype=torch.int64), mode)
     (gradient,) = torch.autograd.grad((y.flatten(1) * io["v"]).sum(), x)
     assert golden.relative_error(y.flatten(1), io["y"]) < 1e-5
     assert golden.relative_error(gradient.flatten(1), io["grad_exact"]) < 1e-5
