@@ -1,6 +1,7 @@
 """Configurations: YAML files, checked before any work starts.
 
-A file may name a parent in `extends:` (a path relative to itself); its own values override the parent's, section by section.
+A file may name a parent in `extends:` (a path relative to itself); its own values override the parent's, section by section. A section that names another
+`scheme` than the parent's replaces it.
 """
 
 import difflib
@@ -103,8 +104,17 @@ def _merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in update.items():
         old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) and same_scheme(old, value) else value
     return merged
+
+
+DEFAULT_SCHEME = "diffpure"
+"""What a purifier's section means that names no scheme."""
+
+
+def same_scheme(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether `new` changes the section `old`; where it names another `scheme`, whose keys are others, it takes its place."""
+    return new.get("scheme", old.get("scheme", DEFAULT_SCHEME)) == old.get("scheme", DEFAULT_SCHEME)
 
 
 def set_value(values: dict[str, Any], key: str, value: Any, asked_by: str = "--set") -> None:

@@ -26,7 +26,7 @@ WORTH_SAYING = 60.0
 
 _PROBE_IMAGES = 8  # on a CPU, where the time grows with the images; a GPU is probed by a whole batch
 _GROWTH = 3  # of the second batch that probes an attack over the first, which does one iteration
-_LONG_CALL = 0.3  # seconds
+_LONG_CALL = 2.0  # seconds
 _SAFETY = 0.9
 _BACKWARD = 3  # a gradient evaluates a purifier's network once more, and twice as much for the products
 _UNITS = {"s": 1, "m": 60, "h": 3600}

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union
 from pydantic import Discriminator, Field, Tag, create_model
 from torch import nn
 
-from benchmarks.config import Section, validate
+from benchmarks.config import DEFAULT_SCHEME, Section, same_scheme, validate
 from purify import Resized, ScoreModel, Sequential
 from purify.gradients import GradientMode
 from purify.purifiers import PURIFIERS
@@ -48,7 +48,8 @@ class PurifierConfig(Section):
 
     def updated(self, changes: dict[str, Any]) -> "AnyPurifierConfig":
         """This section with the keys of `changes`; those of another scheme replace it. Raises ConfigError."""
-        base = {} if changes.get("scheme", self.scheme) != self.scheme else self.model_dump(exclude_unset=True)
+        base = self.model_dump(exclude_unset=True)
+        base = base if same_scheme(base, changes) else {}
         return validate(_Holder, {"purifier": {**base, **changes}}).purifier
 
 
@@ -79,7 +80,7 @@ SECTIONS: dict[str, type[PurifierConfig]] = {name: _section(name, scheme) for na
 
 
 def _scheme(value: Any) -> str | None:
-    return value.get("scheme", "diffpure") if isinstance(value, dict) else getattr(value, "scheme", None)
+    return value.get("scheme", DEFAULT_SCHEME) if isinstance(value, dict) else getattr(value, "scheme", None)
 
 
 AnyPurifierConfig = Annotated[

@@ -21,9 +21,6 @@ from benchmarks.config import ConfigError
 from benchmarks.runs import fingerprint, write_text
 
 MODES = ("grid", "zip")
-DEFAULT_SCHEME = "diffpure"
-"""What a purifier's section means that names no scheme."""
-
 _LONGEST_NAME = 100
 _NAME = re.compile(r"(?!.*\.(json|md|png|yaml)$)[A-Za-z0-9][\w.=,+-]*")  # a folder beside result files
 
@@ -149,8 +146,7 @@ def load_compare(config: str, overrides: list[str] | None = None) -> Plan:
             )
         if not isinstance(changes, dict):
             raise ConfigError(f"schemes.{name}: expected a mapping of changes to the purifier's section, {{}} for none, got {changes!r}")
-        own = purifier.get("scheme", DEFAULT_SCHEME)
-        section = {**purifier, **changes} if changes.get("scheme", own) == own else changes
+        section = {**purifier, **changes} if configs.same_scheme(purifier, changes) else changes
         points.append(Point(name, {f"purifier.{key}": value for key, value in changes.items()}, copy.deepcopy({**base, "purifier": section})))
     return Plan("compare", "schemes", {}, tuple(points), {**base, "schemes": schemes})
 

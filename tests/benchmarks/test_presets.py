@@ -14,7 +14,7 @@ from purify.zoo import CheckpointError, registry
 from purify.zoo.official import build_network
 
 PRESETS = sorted(str(p.relative_to(config.configs_folder()).with_suffix("")) for p in config.configs_folder().rglob("*.yaml") if "_" in p.stem)
-PRESETS = [name for name in PRESETS if name.split("/")[1].startswith(("diffpure_", "lee-kim_", "diffattack_"))]
+PRESETS = [name for name in PRESETS if name.split("/")[1].startswith(("diffpure_", "lee-kim_", "diffattack_", "gradual_", "gdmp_"))]
 FULL_WIDTH = {"cifar10/diffpure_wrn-28-10_linf"}
 """At the width of the paper; the others' score networks are narrower by a factor of 4, or 8 for ImageNet."""
 
@@ -53,7 +53,9 @@ def with_random_weights(tmp_path, monkeypatch):
         path = registry.path_of(entry)
         path.parent.mkdir(parents=True)
         torch.save(network.half().state_dict(), path)
-        changes = [f"data.name=npz:{tmp_path / 'images.npz'}", "data.images=1", "classifier.weights=random", "purifier.steps=2"]
+        of_scheme = {"gradual": ["purifier.stages=[30,50]", "purifier.steps=[1,1]"], "gdmp": ["purifier.steps=2", "purifier.scale=600"]}
+        shorter = of_scheme.get(preset.split("/")[1].split("_")[0], ["purifier.steps=2"])
+        changes = [f"data.name=npz:{tmp_path / 'images.npz'}", "data.images=1", "classifier.weights=random", *shorter]
         return config.load(BenchConfig, preset, changes)
 
     return prepare
@@ -100,6 +102,7 @@ def test_without_its_weights_a_preset_says_what_to_fetch(preset, tmp_path, monke
         ("imagenet/diffpure_resnet50", [149, 148, 148, 147], [3, 2, 1]),
         ("cifar10/diffpure_wrn-28-10_linf", [0.1 * 999, 0.099 * 999, 0.098 * 999], [0.999]),
         ("cifar10/diffpure_wrn-28-10_l2", [0.075 * 999, 0.074 * 999], [0.999]),
+        ("celeba-hq/diffpure_smiling", [499, 498, 497], [2, 1, 0]),  # DDPM's chain, counted from 0
     ],
 )
 def test_the_network_sees_the_published_labels(preset, first, last, with_random_weights, monkeypatch):
@@ -109,7 +112,7 @@ def test_the_network_sees_the_published_labels(preset, first, last, with_random_
     seen = []
     monkeypatch.setattr(score.network, "forward", lambda x, labels: seen.append(float(labels[0])) or torch.zeros_like(x))
     published = config.load(BenchConfig, preset).purifier
-    purifier = DiffPure(score, **published.model_dump(exclude={"scheme", "size"}))
+    purifier = DiffPure(score, **published.options)
     with torch.no_grad():
         purifier(torch.rand(1, 3, 32, 32))
     assert len(seen) == round(1000 * published.t_star)
