@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from rich import box
 from rich.table import Table
+from torch import Tensor
 
 from benchmarks.certification import ABSTAIN, Certification, certify
 from benchmarks.certify_config import CertifyConfig
@@ -120,12 +121,12 @@ class Certify:
         try:
             stored = json.loads(path.read_text())
             identity, spent = stored["identity"], (float(stored["seconds"]), int(stored["network_evaluations"]))
-            selection, counts = (torch.tensor(stored[name], dtype=torch.int64) for name in ("selection", "counts"))
+            images, s = rows.stop - rows.start, self.settings
+            selection, counts = _counts(stored["selection"], images, s.n0), _counts(stored["counts"], images, s.n)
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"{path} is not a whole batch, delete it to have it made again: {error}") from error
         if identity != self.identity:
             raise RunError(f"{path} was made with another configuration, other weights or other images; give another --out")
-        s = self.settings
         return Certification(selection, counts, self.y[rows].cpu(), model.sigma, s.n0, s.n, s.alpha, *spent)
 
     def _image_lines(self, certification: Certification) -> Iterable[dict[str, Any]]:
@@ -174,6 +175,14 @@ class Certify:
             "seconds": round(certification.seconds, 3),
             "network_evaluations": certification.network_evaluations,
         }
+
+
+def _counts(rows: list[list[int]], images: int, draws: int) -> Tensor:
+    """Stored counts of classes, (images, classes). Raises ValueError for what so many draws cannot give."""
+    counts = torch.tensor(rows, dtype=torch.int64)
+    if counts.ndim != 2 or len(counts) != images or (counts < 0).any() or (counts.sum(1) > draws).any():
+        raise ValueError(f"its counts are not those of {images} images and {draws} draws")
+    return counts
 
 
 def _sparse(counts: torch.Tensor) -> dict[str, int]:

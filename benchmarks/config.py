@@ -120,6 +120,8 @@ def same_scheme(old: dict[str, Any], new: dict[str, Any]) -> bool:
 def set_value(values: dict[str, Any], key: str, value: Any, asked_by: str = "--set") -> None:
     """Sets `values[a][b][0]...` for the dotted key a.b.0, making sections that are not there; `asked_by` begins the message of the error.
 
+    Another `scheme` empties its section of the old one's keys.
+
     Raises:
         ConfigError: there is no such place, in a list for instance.
     """
@@ -128,6 +130,8 @@ def set_value(values: dict[str, Any], key: str, value: Any, asked_by: str = "--s
     try:
         for part in parents:
             node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
+        if last == "scheme" and not same_scheme(node, {"scheme": value}):
+            node.clear()  # the keys of another scheme
         node[int(last) if isinstance(node, list) else last] = value
     except (AttributeError, IndexError, TypeError, ValueError):
         raise ConfigError(f"{asked_by} {key}: there is nothing at this key to set a value in") from None
@@ -143,7 +147,10 @@ def _explain(kind: type[BaseModel], problem: Any) -> str:
         return f"{name}.{key}: expected one of {tags}, got {problem['ctx']['tag']!r}"
     if problem["type"] == "missing":
         return f"missing key {name!r}"
-    return f"{name}: {problem['msg'].removeprefix('Value error, ')}, got {problem['input']!r}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if isinstance(problem["input"], dict):  # about several keys: the message says which
+        return f"{name}: {message}" if name else message
+    return f"{name}: {message}, got {problem['input']!r}"
 
 
 def _without_tags(kind: Any, location: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -184,11 +191,23 @@ def dump(config: Section, path: Path) -> None:
     write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
 
+def _differing(given: dict[str, Any], stored: dict[str, Any]) -> list[str]:
+    """The dotted keys whose values differ."""
+    names = []
+    for key in [*given, *(stored.keys() - given.keys())]:
+        ours, theirs = given.get(key), stored.get(key)
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            names += [f"{key}.{name}" for name in _differing(ours, theirs)]
+        elif ours != theirs:
+            names.append(key)
+    return names
+
+
 def check_same(config: Section, path: Path) -> None:
     """Raises ConfigError unless `path`, written by `dump`, holds the same configuration: a resumed run must be the run that was begun."""
     if not path.is_file():
         raise ConfigError(f"--resume: {path.parent} holds no run (no {path.name})")
     stored, given = load(type(config), str(path)).model_dump(mode="json"), config.model_dump(mode="json")
     if stored != given:
-        keys = ", ".join(key for key in given if given[key] != stored[key])
+        keys = ", ".join(_differing(given, stored))
         raise ConfigError(f"--resume: the configuration differs from {path} in {keys}; give the same one, or another --out")

@@ -37,6 +37,7 @@ _SHARE = 0.05  # of images, whose gradients are bad
 _GRADIENTS = ("gradients exactly zero", "gradients NaN or infinite")
 _NOISE, _LARGE_EPSILON = "noise as good as the attack", "robust at a large epsilon"
 _ONE_STEP, _QUERY, _TRANSFER = "single step beats iterations", "queries beat gradients", "transfer beats white box"
+_LOST = "images lost without any attack"
 _RISING, _UNCONVERGED = "accuracy rises with epsilon", "EOT not converged"
 COMPARISONS = {
     _ONE_STEP: "the steps undo each other or the gradient is masked: more iterations, a smaller step, momentum, other losses",
@@ -47,7 +48,7 @@ COMPARISONS = {
 }
 """What to do where a row beats another one that should be the stronger one."""
 
-SIGNS = (*_GRADIENTS, _NOISE, *COMPARISONS, _LARGE_EPSILON)
+SIGNS = (*_GRADIENTS, _NOISE, *COMPARISONS, _LARGE_EPSILON, _LOST)
 """All that rows are looked through for, but a missing clean row."""
 
 _ZERO, _BROKEN = (re.compile(rf"gradient was {what} for (\d+) of (\d+) images") for what in ("exactly zero", "NaN or infinite"))
@@ -121,7 +122,7 @@ def flags(rows: Iterable[Measured]) -> list[Flag]:
     """All signs in these rows, each row of a model and an attack once."""
     rows = list(rows)
     attacked = [row for row in rows if row.access != "none"]
-    found = [*_without_clean(rows, attacked), *_bad_gradients(attacked)]
+    found = [*_without_clean(rows, attacked), *_lost_images(rows), *_bad_gradients(attacked)]
     for best, noise in _against_noise(attacked):
         found += _no_better_than_noise(best, noise)
     for sign, doubted, by in _comparisons(attacked):
@@ -133,12 +134,14 @@ def flags(rows: Iterable[Measured]) -> list[Flag]:
 
 def looked_for(rows: Iterable[Measured]) -> dict[str, int]:
     """Which of `SIGNS` could be found in these rows, and the most images that it was looked for on: a comparison needs `LEAST_IMAGES`."""
+    rows = list(rows)
     attacked = [row for row in rows if row.access != "none"]
     pairs = [(_NOISE, best, noise) for best, noise in _against_noise(attacked)] + list(_comparisons(attacked))
     looks = [(sign, min(_images(doubted), _images(by))) for sign, doubted, by in pairs]
     white = [row for row in attacked if row.access == "white box"]
     looks += [(sign, _images(row)) for sign in _GRADIENTS for row in white if row.settings.get("kind") != "autoattack"]  # the official code does not tell
     looks += [(_LARGE_EPSILON, _images(row)) for row in white if row.threat is not None and _is_large(row.threat, row.evaluation.x_adv)]
+    looks += [(_LOST, min(_images(bare), _images(defended))) for bare, defended in _clean_pairs(rows)]
     return {sign: max(images for of, images in looks if of == sign) for sign in SIGNS if any(of == sign for of, _ in looks)}
 
 
@@ -160,6 +163,22 @@ def _without_clean(rows: list[Measured], attacked: list[Measured]) -> Iterable[F
     for model in sorted({row.model for row in attacked} - clean):
         seen = "a worst-of-N accuracy under attack without that of clean images beside it"
         yield Flag("no clean row", model, "none", seen, "measure the same draws on clean images: the noise of the defence alone lowers worst-of-N")
+
+
+def _clean_pairs(rows: list[Measured]) -> Iterable[tuple[Measured, Measured]]:
+    """The clean rows of the bare and of the defended classifier."""
+    clean = {row.model: row for row in rows if row.access == "none"}
+    if {"undefended", "defended"} <= clean.keys():
+        yield clean["undefended"], clean["defended"]
+
+
+def _lost_images(rows: list[Measured]) -> Iterable[Flag]:
+    """A defence that gets less than half of what the bare classifier gets right: what it leaves an attack says little."""
+    for bare, defended in _clean_pairs(rows):
+        before, after = bare.evaluation.single, defended.evaluation.single
+        if after.ci95[1] < before.value / 2:
+            seen = f"clean accuracy {after} %, {before} % without the defence"
+            yield Flag(_LOST, "defended", "none", seen, "the purifier destroys the images: look at them, diffuse less, take more steps or another solver")
 
 
 def _bad_gradients(attacked: list[Measured]) -> Iterable[Flag]:

@@ -43,7 +43,7 @@ class PurifierConfig(Section):
         options = self.options if gradient is None else self.options | {"gradient": gradient}
         purifier: nn.Module = PURIFIERS[self.scheme](score, **options, seed=seed)
         if self.rounds > 1:
-            purifier = Sequential([purifier] * self.rounds)
+            purifier = Sequential([purifier] * self.rounds, seed)
         return purifier if self.size is None else Resized(purifier, self.size)
 
     def updated(self, changes: dict[str, Any]) -> "AnyPurifierConfig":

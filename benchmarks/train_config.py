@@ -123,6 +123,8 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _classifiers_have_no_noise_levels(self) -> "TrainConfig":
-        if self.task == "classifier" and (self.objective != ObjectiveConfig() or self.model != ModelConfig()):
-            raise ValueError("objective and model are for task: score")
+        if self.task == "classifier":
+            asked = [name for name in ("schedule", "prediction", "model", "times", "objective") if getattr(self, name) != type(self).model_fields[name].default]
+            if asked:
+                raise ValueError(f"{', '.join(asked)}: for task: score, a classifier is trained without noise")
         return self

@@ -1,14 +1,17 @@
 """A purifier in front of a classifier."""
 
-import inspect
 import math
+import warnings
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from purify.diffusion_classifier import DiffusionClassifier
+from purify.keyed import takes_keys
 from purify.noise import Purpose, derive_keys
-from purify.purifiers.base import Trajectory
+from purify.purifiers.base import Purifier, Trajectory
+from purify.smoothing import Smoothed
 
 TIE = -1
 """The label that `predict` gives where no class has the most votes: it equals no true label."""
@@ -27,6 +30,8 @@ class DefendedClassifier(nn.Module):
 
     Raises:
         ValueError: an argument out of range or unknown.
+
+    Warns (UserWarning) of a classifier that hides one with keys.
     """
 
     def __init__(self, purifier: nn.Module, classifier: nn.Module, copies: int = 1, average: Literal["logits", "probabilities"] = "logits"):
@@ -39,7 +44,11 @@ class DefendedClassifier(nn.Module):
         self.classifier = classifier
         self.copies = copies
         self.average = average
-        self._classifier_takes_keys = _takes_keys(classifier)
+        self._classifier_takes_keys = takes_keys(classifier)
+        hidden = [type(module).__name__ for module in classifier.modules() if isinstance(module, DiffusionClassifier | Purifier | Smoothed)]
+        if hidden and not self._classifier_takes_keys:
+            message = f"the classifier's forward has no parameter `keys`, so the {hidden[0]} inside draws fresh noise at every call"
+            warnings.warn(f"{message}: results depend on the batch; give it `keys=None` and pass them on", stacklevel=2)
 
     def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
         """Logits (b, classes) of one draw; `x` (b, c, h, w) in [0, 1], `keys` (b,) int64 or None for fresh randomness.
@@ -123,13 +132,6 @@ class FixedRandomness(nn.Module):
 
     def _keys(self, x: Tensor) -> Tensor:
         return torch.full((len(x),), self.key, dtype=torch.int64, device=x.device)
-
-
-def _takes_keys(classifier: nn.Module) -> bool:
-    try:
-        return "keys" in inspect.signature(getattr(classifier, "forward", classifier)).parameters
-    except (TypeError, ValueError):  # a compiled module without a signature
-        return False
 
 
 def plurality(labels: Tensor) -> Tensor:

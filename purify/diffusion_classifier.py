@@ -14,7 +14,8 @@ from purify.solvers.base import normals
 
 
 class DiffusionClassifier(nn.Module):
-    """Logit of class y: minus the weighted mean over times of |n - E[n | x_t, y]|^2, an estimate of the bound on log p(x | y), up to what all classes share.
+    """Logit of class y: minus the weighted mean over times of |n - E[n | x_t, y]|^2, an estimate of the bound on log p(x | y)
+    over the number of pixels, up to what all classes share.
 
     A random function of the image: the noise is drawn for every image and time, and is the same for all classes, which takes most of the variance out of their
     differences. Behind a purifier, `DefendedClassifier(purify.Likelihood(...), DiffusionClassifier(...))` is the robust diffusion classifier; its draws are
@@ -79,8 +80,7 @@ class DiffusionClassifier(nn.Module):
         Raises:
             ValueError: wrong shape or dtype, or keys that do not fit.
         """
-        if x.ndim != 4 or not x.is_floating_point():
-            raise ValueError(f"x must be floating-point images of shape (b, c, h, w), got {x.dtype} of shape {tuple(x.shape)}")
+        self.score.check_images(x)
         if keys is None:
             self._calls += 1
             keys = derive_keys(torch.arange(len(x), device=x.device), self._calls, self.seed, Purpose.FRESH)

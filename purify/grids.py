@@ -72,13 +72,7 @@ def _walk(t_star: float | Tensor, t_end: float, steps: int, grid: Grid, schedule
         ratios = [(first**root + i / steps * (last**root - first**root)) ** KARRAS_RHO for i in range(1, steps)]
     else:
         ratios = [first * (last / first) ** (i / steps) for i in range(1, steps)]
-    return [t_star, *(_time_of(schedule, ratio) for ratio in ratios), t_end]
-
-
-def _time_of(schedule: Schedule, ratio: float | Tensor) -> float | Tensor:
-    if isinstance(ratio, Tensor):
-        return torch.tensor([schedule.time_of(each) for each in ratio.tolist()], dtype=torch.float64, device=ratio.device)
-    return schedule.time_of(ratio)
+    return [t_star, *map(schedule.time_of, ratios), t_end]
 
 
 def _chain_grid(t_star: float, t_end: float, steps: int) -> tuple[float, ...]:

@@ -82,7 +82,8 @@ class LogSNRTimes:
 class LognormalTimes:
     """ln(sigma / alpha) ~ N(mean, std^2), restricted to [t_min, t_max]: the noise sampling of EDM (Karras et al. 2022, arXiv 2206.00364, table 1).
 
-    The defaults are EDM's P_mean and P_std, for images in [-1, 1]. EDM itself does not restrict the noise level.
+    The defaults are EDM's P_mean and P_std, for images in [-1, 1]. EDM itself does not restrict the noise level: on its schedule, whose times are noise levels,
+    give t_max=80.
     """
 
     t_min: float = 1e-5

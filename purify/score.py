@@ -146,6 +146,17 @@ class ScoreModel(nn.Module):
         low, high = self.value_range
         return (x - low) / (high - low)
 
+    def check_images(self, x: Tensor) -> None:
+        """Raises ValueError unless `x` is a batch of images (b, c, h, w), floating point, of a shape that the network takes."""
+        channels = self.image_shape[0] if self.image_shape else None
+        if x.ndim != 4 or (channels is not None and x.shape[1] != channels):
+            raise ValueError(f"x must be images of shape (b, {channels or 'c'}, h, w), got {tuple(x.shape)}")
+        if not x.is_floating_point():
+            raise ValueError(f"x must be floating point in [0, 1], got {x.dtype}")
+        multiple = getattr(self.network, "size_multiple", 1)
+        if x.shape[2] % multiple or x.shape[3] % multiple:
+            raise ValueError(f"x must have a height and width that are multiples of {multiple} for this network, got {tuple(x.shape[2:])}")
+
     def time_of_vp(self, t: float | Tensor) -> float | Tensor:
         """The time of this model with as much noise for its signal as `LinearVP()` has at `t` on images in [-1, 1]; DiffPure's t* are such times.
 

@@ -7,13 +7,13 @@ neither about the base classifier nor about a single draw.
 Everything is on the scale of images in [0, 1]: sigma, and with it every radius, in the L2 norm. On [-1, 1] both are twice as large.
 """
 
-import inspect
 import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from purify.keyed import takes_keys
 from purify.noise import Purpose, Stage, check_keys, derive_keys, standard_normal
 from purify.schedules import noise_to_signal
 from purify.score import ScoreModel
@@ -44,7 +44,7 @@ class Smoothed(nn.Module):
         self.sigma = float(sigma)
         self.seed = seed
         self._calls = 0
-        self._base_takes_keys = "keys" in inspect.signature(getattr(base, "forward", base)).parameters
+        self._base_takes_keys = takes_keys(base)
 
     def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
         """Logits (b, classes) of one noisy draw.
@@ -108,16 +108,20 @@ class DenoisedSmoothing(Smoothed):
         return self.score.to_unit(self.score.denoised(x_t, self.t))
 
     def _check(self, x: Tensor, keys: Tensor | None) -> None:
+        self.score.check_images(x)
         super()._check(x, keys)
-        if self.score.image_shape is not None and x.shape[1] != self.score.image_shape[0]:
-            raise ValueError(f"x must be images of shape (b, {self.score.image_shape[0]}, h, w) for this score network, got {tuple(x.shape)}")
 
     def extra_repr(self) -> str:
         return f"sigma={self.sigma:g}, t={self.t:g}"
 
 
-def smoothing_time(score: ScoreModel, sigma: float) -> float:
+def smoothing_time(score: ScoreModel, sigma: float, name: str = "sigma") -> float:
     """The score model's time with as much noise for its signal as images in [0, 1] under N(0, sigma^2).
+
+    Args:
+        score: the score model.
+        sigma: the standard deviation.
+        name: of the argument, for the error.
 
     Raises:
         ValueError: its process has no such time, or only one beyond the `t_max` that the network was trained on.
@@ -126,9 +130,9 @@ def smoothing_time(score: ScoreModel, sigma: float) -> float:
     most = noise_to_signal(schedule, score.t_max) / width
     if sigma > most:
         trained = f"the most noise that the score network was trained on (t_max={score.t_max:g})"
-        raise ValueError(f"sigma={sigma:g} is beyond {most:g}, {trained}: take a smaller sigma")
+        raise ValueError(f"{name}={sigma:g} is beyond {most:g}, {trained}: take a smaller {name}")
     t = max(0.0, min(schedule.time_of(sigma * width), score.t_max))
     nearest = noise_to_signal(schedule, t) / width
     if nearest > sigma * (1 + _ROUNDING):
-        raise ValueError(f"sigma={sigma:g} is below {nearest:g}, the least noise of {schedule} on images in [0, 1]: take a larger sigma")
+        raise ValueError(f"{name}={sigma:g} is below {nearest:g}, the least noise of {schedule} on images in [0, 1]: take a larger {name}")
     return t

@@ -83,6 +83,8 @@ class Purifier(nn.Module):
             ValueError: wrong shape, channels, size or dtype, or keys that do not fit.
         """
         self._check(x, keys)
+        if not len(x):
+            return x
         keys = self._fresh_keys(x) if keys is None else keys.to(x.device)
         return self.score.to_unit(self.purify(self.score.from_unit(x), keys))
 
@@ -128,14 +130,7 @@ class Purifier(nn.Module):
         return derive_keys(torch.arange(len(x), device=x.device), self._calls, self.seed, Purpose.FRESH)
 
     def _check(self, x: Tensor, keys: Tensor | None) -> None:
-        channels = self.score.image_shape[0] if self.score.image_shape else None
-        if x.ndim != 4 or (channels is not None and x.shape[1] != channels):
-            raise ValueError(f"x must be images of shape (b, {channels or 'c'}, h, w), got {tuple(x.shape)}")
-        if not x.is_floating_point():
-            raise ValueError(f"x must be floating point in [0, 1], got {x.dtype}")
-        multiple = getattr(self.score.network, "size_multiple", 1)
-        if x.shape[2] % multiple or x.shape[3] % multiple:
-            raise ValueError(f"x must have a height and width that are multiples of {multiple} for this network, got {tuple(x.shape[2:])}")
+        self.score.check_images(x)
         if keys is not None:
             check_keys(keys, len(x))
 

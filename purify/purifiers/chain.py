@@ -19,6 +19,6 @@ def chain_times(score: ScoreModel, t_star: float, steps: int) -> tuple[float, ..
     check_steps(steps)
     if not 0 < t_star <= score.t_max:
         raise ValueError(f"t_star must lie in (0, t_max={score.t_max:g}], got {t_star}")
-    if abs(score.schedule.alpha(t_star) ** 2 + score.schedule.sigma(t_star) ** 2 - 1) > 1e-6:
+    if any(abs(score.schedule.alpha(t) ** 2 + score.schedule.sigma(t) ** 2 - 1) > 1e-6 for t in (t_star, score.schedule.t_max)):
         raise ValueError(f"steps of DDPM's chain are times of a variance-preserving schedule; this score model has {score.schedule}: use DiffPure for it")
     return tuple(time_grid(t_star, 0.0, steps, "chain"))

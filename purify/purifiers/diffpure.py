@@ -12,6 +12,7 @@ from purify.grids import Grid, Times, per_image, time_grid
 from purify.noise import Purpose, Stage, standard_normal, uniform
 from purify.purifiers.base import Path, Purifier, check_gradient, check_steps, choose
 from purify.schedules import LinearVP
+from purify.schedules.base import Time
 from purify.score import ScoreModel
 from purify.solvers import SolverSettings
 
@@ -27,7 +28,7 @@ class DiffPure(Purifier):
         solver: a name in `purify.solvers.SOLVERS`, a mapping of `name` and options, or settings such as `purify.solvers.TorchSDE(eta=0.5)`.
         method: an option of a named solver, for short: of torchsde "euler" (default), "milstein" or "srk"; of torchdiffeq "euler", "heun2", "dopri5", ...
         eta: an option of a named solver, for short: share of the noise on the way back; for torchsde 1 (default) the reverse SDE, 0 the probability-flow ODE.
-        t_end: where to stop, in [0, t_star). Default 1e-5, and 0 on the grid "chain".
+        t_end: where to stop, in [0, t_star); 0 is the beginning of the process. Default 1e-5, and 0 on the grid "chain" or where the process begins later.
         grid: "uniform" steps, "quadratic", better for few steps, or another one, see `purify.grids.time_grid`.
         time: whose times t_star and t_end are: "own", those of the score model's schedule (for EDM's that is the noise level), or "vp", those of DiffPure's VP
             process at the same ratio of noise to signal, which mean the same for every network.
@@ -65,14 +66,14 @@ class DiffPure(Purifier):
         options = {"method": method, "eta": eta}
         self.solver = solvers.make(solver, **{name: value for name, value in options.items() if value is not None})
         check_gradient(gradient, self.solver.has_adjoint)
-        t_end = t_end if t_end is not None else 0.0 if grid == "chain" else 1e-5
+        t_end = t_end if t_end is not None else 0.0 if grid == "chain" or score.schedule.t_min > 1e-5 else 1e-5
         lowest, highest = _range(t_star, t_delta)
         t_largest = score.schedule.t_max if time == "own" else 1.0
         if not 0 < lowest <= highest <= t_largest:
             raise ValueError(f"t_star must lie in (0, {t_largest:g}], got {_shown(t_star, t_delta)}")
         if not 0 <= t_end < lowest:
             raise ValueError(f"t_end must lie in [0, t_star={_shown(t_star, t_delta)}), got {t_end}")
-        if t_end == 0 and (self.solver.evaluates_end or gradient == "adjoint"):
+        if t_end == 0 and score.schedule.sigma(score.schedule.t_min) == 0 and (self.solver.evaluates_end or gradient == "adjoint"):
             raise ValueError(f"t_end=0 has no score, which {'the adjoint' if gradient == 'adjoint' else self.solver} asks for there; give a small t_end")
         self.t_star = t_star
         self.steps = steps
@@ -86,6 +87,8 @@ class DiffPure(Purifier):
         if start > score.t_max:
             own = "" if time == "own" else f", {start:g} in the score model's own time,"
             raise ValueError(f"t_star={_shown(t_star, t_delta)}{own} is beyond t_max={score.t_max}, the largest time that the score network was trained on")
+        if end < score.schedule.t_min:
+            raise ValueError(f"t_end={t_end} lies before {score.schedule.t_min:g}, where this score model's process begins; 0 stands for its beginning")
         if not end < self._own_time(lowest):
             raise ValueError(f"t_star={_shown(t_star, t_delta)} has no more noise than this score model's process begins with")
         if noising == "discrete" and (t_delta or isinstance(t_star, Tensor)):
@@ -93,7 +96,7 @@ class DiffPure(Purifier):
         self._fixed: tuple[Times, Any, Any] | None = None  # the grid and the marginal at its start, where no image has its own
         if not t_delta and not isinstance(t_star, Tensor):
             self._fixed = (self._grid(start), *self._marginal(start))
-        self.solver.build(score, self._fixed[0] if self._fixed else self._grid(self._own_times(torch.tensor([lowest, highest], dtype=torch.float64))))
+        self.solver.build(score, self._fixed[0] if self._fixed else self._grid(self._own_time(torch.tensor([lowest, highest], dtype=torch.float64))))
 
     def path(self, x: Tensor, keys: Tensor) -> Path:
         """See `Purifier.path`."""
@@ -118,14 +121,13 @@ class DiffPure(Purifier):
         t_star = torch.as_tensor(self.t_star, dtype=torch.float64, device=x.device).expand(len(x))
         if self.t_delta:
             t_star = t_star + self.t_delta * (2 * uniform(keys, Purpose.TIME) - 1)
-        return self._own_times(t_star)
+        return self._own_time(t_star)
 
-    def _own_time(self, t: float) -> float:
-        """`t` in the time of the schedule."""
-        return t if self.time == "own" or t == 0 else self.score.time_of_vp(t)
-
-    def _own_times(self, t: Tensor) -> Tensor:
-        return t if self.time == "own" else torch.tensor([self._own_time(each) for each in t.tolist()], dtype=t.dtype, device=t.device)
+    def _own_time(self, t: Time) -> Time:
+        """`t` in the time of the schedule; 0 is its beginning."""
+        if not isinstance(t, Tensor) and t == 0:
+            return self.score.schedule.t_min
+        return t if self.time == "own" else self.score.time_of_vp(t)
 
     def _grid(self, start: float | Tensor) -> Times:
         return time_grid(start, self._own_time(self.t_end), self.solver.intervals(self.steps), self.grid, self.score.schedule)

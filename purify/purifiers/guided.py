@@ -1,6 +1,7 @@
 """GDMP, guided diffusion for purification (Wang et al. 2022, arXiv 2205.14969)."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -52,7 +53,7 @@ class GDMP(Purifier):
         seed: of the fresh randomness of calls without keys.
 
     Raises:
-        ValueError: an argument out of range or unknown, at construction.
+        ValueError: an argument out of range or unknown, at construction; a scale that is too large for the images, at the latest when they come.
     """
 
     def __init__(
@@ -83,16 +84,12 @@ class GDMP(Purifier):
         self.times = chain_times(score, t_star, steps)
         self.t_star, self.steps, self.gradient, self.passes = t_star, steps, gradient, passes
         self.guidance, self.scale, self.epsilon, self.target, self.variance = guidance, scale, epsilon, target, variance
-        if guidance == "mse" and score.image_shape is not None:
-            share = 2 * _Passes(self).strength(0) / math.prod(score.image_shape)
-            if share > 2:
-                raise ValueError(
-                    f"scale={scale:g} pulls {share:.3g} of the way to the image in the first step, beyond 2 that grows without bound: for images of shape "
-                    f"{tuple(score.image_shape)} and these steps take a scale of at most {2 * scale / share:g}"
-                )
+        if score.image_shape is not None:
+            self._check_strength(score.image_shape)
 
     def path(self, x: Tensor, keys: Tensor) -> Path:
         """See `Purifier.path`."""
+        self._check_strength(x.shape[1:])
         solver = _Passes(self)
 
         def noised(image: Tensor, step: int) -> Tensor:
@@ -100,6 +97,15 @@ class GDMP(Purifier):
             return solver.diffused(image, step - number * self.steps, stage_keys(keys, number), Stage.FORWARD, 0)
 
         return Path(solver, noised, self.times[:-1] * self.passes + self.times[-1:])
+
+    def _check_strength(self, shape: Sequence[int]) -> None:
+        """Raises ValueError where the pull by the MSE overshoots on images of that shape (c, h, w)."""
+        share = 2 * _Passes(self).strength(0) / math.prod(shape)
+        if self.guidance == "mse" and share > 2:
+            raise ValueError(
+                f"scale={self.scale:g} pulls {share:.3g} of the way to the image in the first step, beyond 2 that grows without bound: for images of shape "
+                f"{tuple(shape)} and these steps take a scale of at most {2 * self.scale / share:g}"
+            )
 
     def extra_repr(self) -> str:
         return (

@@ -11,6 +11,7 @@ from purify.gradients import GradientMode
 from purify.noise import Purpose, Stage, derive_keys, uniform
 from purify.purifiers.base import Purifier, check_gradient, check_steps
 from purify.score import ScoreModel
+from purify.smoothing import smoothing_time
 from purify.solvers import Stepping
 from purify.solvers.base import normals
 
@@ -62,12 +63,10 @@ class Likelihood(Purifier):
                 raise ValueError(f"{name} must be a positive number, got {value}")
         low, high = score.value_range
         self.half_width = (high - low) / 2
-        most = score.schedule.sigma(score.t_max) / score.schedule.alpha(score.t_max) / self.half_width
-        if not 0 < sigma_min <= sigma_max <= most:
-            raise ValueError(
-                f"sigma_min and sigma_max must be noise levels with 0 < sigma_min <= sigma_max <= {most:g}, the most that the score network was trained on, "
-                f"got {sigma_min} and {sigma_max}"
-            )
+        if not 0 < sigma_min <= sigma_max < math.inf:
+            raise ValueError(f"sigma_min and sigma_max must be noise levels with 0 < sigma_min <= sigma_max, got {sigma_min} and {sigma_max}")
+        for name, level in (("sigma_min", sigma_min), ("sigma_max", sigma_max)):
+            smoothing_time(score, level / 2, f"half of {name}")  # the network must know both
         self.steps, self.gradient = steps, gradient
         self.eta, self.step_size, self.sigma_min, self.sigma_max = eta, step_size, sigma_min, sigma_max
 

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from purify.purifiers.base import Purifier, Trajectory
+from purify.score import ScoreModel
 
 
 class Resized(nn.Module):
@@ -25,6 +26,11 @@ class Resized(nn.Module):
         self.purifier = purifier
         self.size = tuple(size)
         self.antialias = antialias
+
+    @property
+    def score(self) -> ScoreModel:
+        """The purifier's score model."""
+        return self.purifier.score
 
     def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
         """See `Purifier.forward`; `x` (b, c, h, w) of any size."""

@@ -15,8 +15,12 @@ class Schedule(Protocol):
     """What the rest of the package asks of a noise schedule."""
 
     @property
+    def t_min(self) -> float:
+        """The beginning of the process, where its noise is least."""
+
+    @property
     def t_max(self) -> float:
-        """The end of the process: times lie in (0, t_max]."""
+        """The end of the process: times lie in [t_min, t_max]."""
 
     def alpha(self, t: Time) -> Time:
         """Factor of the data in the marginal."""

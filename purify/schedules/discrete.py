@@ -26,6 +26,7 @@ class DiscreteVP:
     """
 
     betas: tuple[float, ...]
+    t_min: ClassVar[float] = 0.0
     t_max: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:

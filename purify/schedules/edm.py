@@ -1,6 +1,7 @@
 """EDM's process, whose time is the noise level."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from purify.schedules.base import Time
 from purify.schedules.elementwise import Number, sqrt
@@ -11,6 +12,7 @@ class EDM:
     """alpha = 1, sigma(t) = t (Karras et al. 2022, arXiv 2206.00364): the time is the noise level."""
 
     sigma_max: float = 80.0
+    t_min: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
         if not self.sigma_max > 0:

@@ -14,6 +14,7 @@ class VE:
 
     sigma_min: float = 0.01
     sigma_max: float = 50.0
+    t_min: ClassVar[float] = 0.0
     t_max: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ class _LinearBeta:
 
     beta_min: float = 0.1
     beta_max: float = 20.0
+    t_min: ClassVar[float] = 0.0
     t_max: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:

@@ -43,12 +43,18 @@ def make(solver: str | Mapping[str, Any] | SolverSettings, **options: Any) -> So
     chosen = dict(solver) if isinstance(solver, Mapping) else {"name": solver}
     name = chosen.pop("name", None)
     if name not in SOLVERS:
-        raise ValueError(f"solver={name!r} is not one of {', '.join(SOLVERS)}")
+        given = f"{solver!r} has no name, which must be" if name is None else f"{name!r} is not"
+        raise ValueError(f"solver={given} one of {', '.join(SOLVERS)}")
+    if twice := chosen.keys() & options.keys():
+        raise ValueError(f"solver={solver!r} has {', '.join(sorted(twice))} already: give each option once")
     known = [field.name for field in fields(SOLVERS[name])]
     for option in chosen | options:
         if option not in known:
             raise ValueError(f"solver={name!r} has no option {option!r}" + (f"; it has {', '.join(known)}" if known else ""))
-    return SOLVERS[name](**chosen, **options)
+    try:
+        return SOLVERS[name](**chosen, **options)
+    except TypeError as error:
+        raise ValueError(f"solver={name!r}: an option is not of the type that is expected of it, got {chosen | options}: {error}") from error
 
 
 __all__ = [

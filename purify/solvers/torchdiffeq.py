@@ -52,8 +52,9 @@ class TorchDiffEq:
 
     With an adaptive method every image is integrated alone, so that results do not depend on the batch. `steps` of the purifier are then the pieces of the
     grid, each integrated with as many steps as the tolerances ask for: they bound the memory of exact gradients, and the network is evaluated more often,
-    and once more in the backward pass. Step sizes count as constants in gradients, which differ from the derivative of the result by an error of the order of
-    the tolerance. gradient="adjoint" is one solve of the adjoint equation with fixed steps over the whole way, and one for each piece with adaptive ones.
+    and once more in the backward pass. Step sizes count as constants in gradients: they differ from the gradient of the ODE's solution by an error of
+    the order of the tolerance (finite differences see the step sizes change too, and differ more where the drift jumps, as DiscreteVP's does).
+    gradient="adjoint" is one solve of the adjoint equation with fixed steps over the whole way, and one for each piece with adaptive ones.
 
     Args:
         method: with fixed steps "euler", "midpoint", "heun2", "heun3" or "rk4"; adaptive "dopri5", "bosh3" or "adaptive_heun".

@@ -27,7 +27,8 @@ class TorchSDE:
 
     With adaptive steps, torchsde compares one step with two halves of it on the same Brownian path, for one image at a time, so that results do not depend
     on the batch. `steps` of the purifier are then the pieces of the grid, each integrated with as many steps as the tolerances ask for: they bound the memory
-    of exact gradients, and the network is evaluated more often. Step sizes count as constants in gradients. Below 2^-16 of a piece the path is linear.
+    of exact gradients, and the network is evaluated more often. Step sizes count as constants in gradients, so they are
+    not what finite differences give: other step sizes see other points of a rough path. Below 2^-16 of a piece the path is linear.
 
     Args:
         method: "euler", "milstein" (equal to it: the noise is additive), or "srk" (three evaluations a step).

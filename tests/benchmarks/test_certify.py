@@ -129,12 +129,14 @@ def test_resume_needs_the_same_run(folder, tiny, tmp_path, monkeypatch, capsys):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     first = sorted((copy / "batches").iterdir())[0]
-    first.write_text(json.dumps(json.loads(first.read_text()) | {"identity": "of other weights"}))
+    whole = json.loads(first.read_text())
+    first.write_text(json.dumps(whole | {"identity": "of other weights"}))
     assert run(monkeypatch, "certify", tiny, "--out", copy, "--resume", "--device", "cpu") == 2
     assert "was made with another configuration, other weights or other images" in capsys.readouterr().err
-    first.write_text("{")
-    assert run(monkeypatch, "certify", tiny, "--out", copy, "--resume", "--device", "cpu") == 2
-    assert "is not a whole batch, delete it" in capsys.readouterr().err
+    for damaged in ("{", json.dumps(whole | {"counts": [[10**6, *row[1:]] for row in whole["counts"]]})):
+        first.write_text(damaged)
+        assert run(monkeypatch, "certify", tiny, "--out", copy, "--resume", "--device", "cpu") == 2
+        assert "is not a whole batch, delete it" in capsys.readouterr().err
 
 
 def test_report_refuses_it(folder, monkeypatch, capsys):

@@ -62,6 +62,16 @@ def test_every_packaged_configuration_is_valid(path):
             config.load(BenchConfig, path)
 
 
+def test_another_scheme_has_keys_of_its_own(file, tmp_path):
+    """By --set, and in a file that extends another, naming a scheme replaces the section of the old one."""
+    settings = config.load(BenchConfig, str(file), ["purifier.scheme=gdmp", "purifier.passes=2"])
+    assert (settings.purifier.scheme, settings.purifier.passes, settings.purifier.steps) == ("gdmp", 2, 36)
+    child = tmp_path / "child.yaml"
+    child.write_text("extends: bench.yaml\npurifier: {scheme: one_shot}\n")
+    assert config.load(BenchConfig, str(child)).purifier.options == {"t_star": 0.1, "gradient": "exact", "time": "own"}
+    assert config.load(BenchConfig, str(file), ["purifier.scheme=diffpure"]).purifier.steps == 5
+
+
 def test_packaged_names():
     assert config.find("fashion-mnist/bench").name == "bench.yaml"
     assert config.find("configs/fashion-mnist/bench.yaml").name == "bench.yaml"
@@ -77,7 +87,8 @@ def test_packaged_names():
         ("purifier.gradient=full", "purifier.gradient: Input should be 'exact', 'backprop', 'adjoint' or 'bpda', got 'full'"),
         ("attacks.0.threat.epsilon=eight", "epsilon: Input should be a valid number"),
         ("attacks.0.threat.epsilon=1/0", "epsilon: Input should be a valid number"),
-        ("attacks.0.kind=fgsm", "got"),
+        ("attacks.0.kind=fgsm", "attacks.0.kind: expected one of 'pgd', 'apgd', .*, got 'fgsm'"),
+        ("purifier.scheme=none", "purifier.scheme: expected one of 'diffpure', 'langevin', .*, got 'none'"),
         ("attacks.5.steps=1", "--set attacks.5.steps: there is nothing at this key"),
         ("draws", "--set takes key=value, got 'draws'"),
         ("seed.x=1", "--set seed.x: there is nothing at this key"),

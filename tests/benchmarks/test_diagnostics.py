@@ -35,6 +35,7 @@ def row(attack, right, access="white box", threat=None, model="defended", warnin
 CLEAN, ATTACK = row("none", 36, "none"), row("pgd", 12)
 SOUND = [
     CLEAN,
+    row("none", 38, "none", model="undefended"),
     ATTACK,
     row("noise", 35, "noise", iterations=0, eot=0),
     row("fgsm", 20, iterations=1),
@@ -107,6 +108,12 @@ def test_rows_on_fewer_images_are_compared_on_those():
     part = Evaluation(broken.predictions[:12], broken.labels[:12], broken.x_adv[:12], 1.0, 0)
     (found,) = flags([*SOUND, Measured("defended", "few", part, "transfer", Linf(0.1), {"iterations": 20})])
     assert found.sign == "transfer beats white box" and found.difference.value == 1.0
+
+
+def test_a_defence_that_destroys_the_images_is_flagged():
+    (found,) = flags([row("none", 38, "none", model="undefended"), row("none", 8, "none")])
+    assert (found.sign, found.model, found.attack) == ("images lost without any attack", "defended", "none")
+    assert "clean accuracy 20.0" in found.seen and "95.0" in found.seen
 
 
 def test_what_could_not_be_found_is_not_called_absent():

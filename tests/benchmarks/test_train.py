@@ -246,7 +246,8 @@ def test_a_full_disk_does_not_stop_the_training(tmp_path, monkeypatch, capsys):
         ({"init": "nothing"}, "no score model 'nothing'"),
         ({"init": "fashion-mnist"}, "init: fashion-mnist: the weights do not fit the small_unet of this configuration"),
         ({"init": "fashion-mnist", "prediction": "noise"}, "init: fashion-mnist was trained with prediction='v' and not 'noise': give this run the same"),
-        ({"task": "classifier", "objective": {"weighting": "edm"}}, "objective and model are for task: score"),
+        ({"task": "classifier", "objective": {"weighting": "edm"}}, "objective: for task: score, a classifier is trained without noise"),
+        ({"task": "classifier", "times": {"t_max": 0.5}, "prediction": "noise"}, "prediction, times: for task: score"),
     ],
 )
 def test_bad_configurations(tmp_path, monkeypatch, capsys, change, message):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from purify import DefendedClassifier, DiffusionClassifier, Likelihood, ScoreModel, noise_keys
+from purify import DefendedClassifier, DiffPure, DiffusionClassifier, Likelihood, ScoreModel, noise_keys
 from purify.networks.gaussian import GaussianNoise
 from purify.noise import Purpose, Stage, derive_keys, standard_normal
 from purify.schedules import EDM, LinearVP
@@ -95,6 +95,25 @@ def test_the_robust_diffusion_classifier_is_keyed(gaussian_score):
     )
 
 
+def test_copies_do_not_share_the_classifiers_noise(gaussian_score):
+    x, keys = images(torch.arange(3)), KEYS[:3]
+    parts = DiffPure(gaussian_score(0.0, 0.5), 0.1, 2), DiffusionClassifier(classes(), 2)
+    single, double = DefendedClassifier(*parts), DefendedClassifier(*parts, copies=2)
+    expected = torch.stack([single(x, derive_keys(keys, copy, 0, Purpose.COPY)) for copy in range(2)]).mean(0)
+    torch.testing.assert_close(double(x, keys), expected, rtol=0, atol=1e-12)
+
+
+def test_a_trajectory_ends_in_the_keyed_classifiers_logits(gaussian_score):
+    x, keys = images(torch.arange(3)), KEYS[:3]
+    model = DefendedClassifier(DiffPure(gaussian_score(0.0, 0.5), 0.1, 2), DiffusionClassifier(classes(), 2))
+    assert torch.equal(model.trajectory(x, keys).result, model(x, keys))
+
+
+def test_a_wrapper_that_drops_keys_is_said(gaussian_score):
+    with pytest.warns(UserWarning, match="the classifier's forward has no parameter `keys`, so the DiffusionClassifier inside draws fresh noise at every call"):
+        DefendedClassifier(DiffPure(gaussian_score(0.0, 0.5), 0.1, 2), nn.Sequential(DiffusionClassifier(classes(), 2)))
+
+
 def test_bad_arguments(unet_score):
     with pytest.raises(ValueError, match="score must be a class-conditional score model without a class, this one has no classes"):
         DiffusionClassifier(unet_score)
@@ -114,7 +133,7 @@ def test_bad_arguments(unet_score):
     with pytest.raises(ValueError, match=r"the last time is 0.95 in the score model's own time, beyond 0.5, .*: lower t_max=1"):
         DiffusionClassifier(short)
     model = DiffusionClassifier(classes(), 2)
-    with pytest.raises(ValueError, match=r"x must be floating-point images of shape \(b, c, h, w\)"):
+    with pytest.raises(ValueError, match=r"x must be images of shape \(b, c, h, w\)"):
         model(torch.zeros(3, 8, 8))
     with pytest.raises(ValueError, match=r"keys must be int64 of shape \(3,\)"):
         model(torch.zeros(3, 1, 8, 8), KEYS)

@@ -116,12 +116,31 @@ def test_vp_times_on_other_processes():
         ({"solver": "torchsde", "eta": -1.0}, "eta must be at least 0, got -1.0"),
         ({"solver": {"name": "torchsde", "order": 2}}, "solver='torchsde' has no option 'order'; it has method, eta"),
         ({"solver": solvers.TorchSDE(), "eta": 0.5}, "eta are options of a solver given by name"),
-        ({"solver": {"eta": 0.5}}, "solver=None is not one of torchsde"),
+        ({"solver": {"name": "heun", "S_churn": "lots"}, "steps": 9}, "solver='heun': an option is not of the type that is expected of it"),
+        ({"solver": {"name": "torchsde", "eta": 0.5}, "eta": 1.0}, "has eta already: give each option once"),
+        ({"solver": {"eta": 0.5}}, "has no name, which must be one of torchsde"),
     ],
 )
 def test_what_does_not_fit_is_refused_at_construction(unet_score, arguments, message):
     with pytest.raises(ValueError, match=message):
         DiffPure(unet_score, **{"t_star": 0.1, "steps": 5, **arguments})
+
+
+def late():
+    """A process that begins at t = 0.5, with noise."""
+    process = schedules.Functions(torch.ones_like, lambda t: t, t_min=0.5, t_max=2.0)
+    return ScoreModel(GaussianNoise(process, 0.0, 0.5), process, "noise")
+
+
+def test_a_process_that_begins_later_is_walked_down_to_its_beginning():
+    assert DiffPure(late(), 1.0, 4).path(torch.zeros(1, 1, 4, 4), torch.arange(1)).times == (1.0, 0.875, 0.75, 0.625, 0.5)
+    with pytest.raises(ValueError, match=r"t_end=0.1 lies before 0.5, where this score model's process begins"):
+        DiffPure(late(), 1.0, 4, t_end=0.1)
+
+
+def test_an_empty_batch_stays_empty(unet_score):
+    x = torch.zeros(0, 1, 28, 28, requires_grad=True)
+    assert torch.autograd.grad(DiffPure(unet_score, 0.1, 2)(x).sum(), x)[0].shape == x.shape
 
 
 def test_a_batch_of_another_size_than_t_star_is_refused(unet_score):

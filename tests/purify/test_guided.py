@@ -108,7 +108,7 @@ def test_gradients_agree_in_single_precision(unet_score):
 def test_the_guide_has_a_gradient_of_its_own(gaussian_score):
     """Where the diffusion forgets the image, what is left of its slope came through the guide."""
     score, x, ones = gaussian_score(0.2, 0.05), torch.rand(3, 1, 4, 4, dtype=torch.float64), torch.ones(3, 1, 4, 4)
-    slopes = {guidance: gradient(GDMP(score, 0.2, 20, passes=1, guidance=guidance, scale=20.0, target="clean"), x, ones).mean() for guidance in ("mse", "none")}
+    slopes = {guidance: gradient(GDMP(score, 0.2, 20, passes=1, guidance=guidance, scale=10.0, target="clean"), x, ones).mean() for guidance in ("mse", "none")}
     assert slopes["none"] < 0.05 and slopes["mse"] > 10 * slopes["none"]
 
 
@@ -148,5 +148,13 @@ def test_bad_arguments(unet_score):
     ):
         with pytest.raises(ValueError, match=message):
             GDMP(unet_score, **arguments)
-    with pytest.raises(ValueError, match="times of a variance-preserving schedule"):
-        GDMP(ScoreModel(GaussianNoise(EDM()), EDM(), "noise"))
+    for arguments in ({}, {"t_star": 0.001, "steps": 1}):
+        with pytest.raises(ValueError, match="times of a variance-preserving schedule"):
+            GDMP(ScoreModel(GaussianNoise(EDM()), EDM(), "noise"), **arguments)
+
+
+def test_images_too_small_for_the_scale_are_refused(gaussian_score):
+    """Where the model does not say the size of its images, the first batch does: the pull would grow without bound, and stay finite."""
+    purifier = GDMP(gaussian_score(0.0, 0.5))
+    with pytest.raises(ValueError, match=r"beyond 2 that grows without bound: for images of shape \(1, 8, 8\)"):
+        purifier(torch.rand(2, 1, 8, 8, dtype=torch.float64))

@@ -7,7 +7,7 @@ import torch
 from purify import Likelihood, ScoreModel, noise_keys
 from purify.networks.gaussian import GaussianNoise
 from purify.noise import Purpose, Stage, derive_keys, standard_normal, uniform
-from purify.schedules import EDM, LinearVP
+from purify.schedules import EDM, VE, LinearVP
 
 KEYS = noise_keys(0, torch.arange(3), 0)
 X = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
@@ -99,10 +99,12 @@ def test_bad_arguments(unet_score):
         ({"eta": 0.0}, "eta must be a positive number, got 0.0"),
         ({"step_size": -0.1}, "step_size must be a positive number, got -0.1"),
         ({"sigma_min": 0.7}, "sigma_min and sigma_max must be noise levels"),
-        ({"sigma_max": 1e9}, "sigma_min and sigma_max must be noise levels .* the most that the score network was trained on, got 0.4 and 1000000000.0"),
+        ({"sigma_max": 1e9}, "half of sigma_max=5e\\+08 is beyond .* the most noise that the score network was trained on"),
         ({"gradient": "adjoint"}, 'gradient="adjoint" needs a solver that has one'),
     ):
         with pytest.raises(ValueError, match=message):
             Likelihood(unet_score, **arguments)
+    with pytest.raises(ValueError, match="half of sigma_min=0.0005 is below 0.005, the least noise of VE"):
+        Likelihood(ScoreModel(GaussianNoise(VE()), VE(), "noise"), sigma_min=0.001, sigma_max=0.1)
     with pytest.raises(ValueError, match="Likelihood does not tell its states on the way"):
         Likelihood(unet_score).trajectory(X, KEYS)

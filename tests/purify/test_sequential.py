@@ -97,6 +97,7 @@ def test_it_takes_a_purifiers_place(unet_score):
     model = DefendedClassifier(Resized(Sequential([DiffPure(unet_score, 0.1, 2)] * 2), (28, 28)), nn.Flatten())
     assert model(torch.rand(3, 1, 24, 24), KEYS).shape == (3, 576)
     assert Sequential([DiffPure(unet_score, 0.1, 2)]).score is unet_score
+    assert Sequential([Resized(DiffPure(unet_score, 0.1, 2), (28, 28))]).score is unet_score
 
 
 def test_bad_input(unet_score):

@@ -142,5 +142,5 @@ def test_bad_input(make, message):
 
 
 def test_channels_that_do_not_fit(unet_score):
-    with pytest.raises(ValueError, match=r"\(b, 1, h, w\) for this score network, got \(2, 3, 28, 28\)"):
+    with pytest.raises(ValueError, match=r"\(b, 1, h, w\), got \(2, 3, 28, 28\)"):
         DenoisedSmoothing(unet_score, nn.Flatten(), 0.25)(torch.rand(2, 3, 28, 28))
