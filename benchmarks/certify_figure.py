@@ -23,9 +23,12 @@ def save_certified_curves(certifications: Sequence[Certification], path: Path) -
     for certification in certifications:
         estimates = [certification.certified_accuracy(radius) for radius in radii]
         (line,) = axis.plot(
-            radii, [e.value for e in estimates], label=f"sigma = {certification.sigma:g}, radii to {certification.largest_radius:.2f} seen by {one.n} draws"
+            radii,
+            [e.value for e in estimates],
+            drawstyle="steps-post",
+            label=f"sigma = {certification.sigma:g}, radii to {certification.largest_radius:.2f} seen by {one.n} draws",
         )
-        axis.fill_between(radii, [e.ci95[0] for e in estimates], [e.ci95[1] for e in estimates], alpha=0.15, color=line.get_color())
+        axis.fill_between(radii, [e.ci95[0] for e in estimates], [e.ci95[1] for e in estimates], alpha=0.15, step="post", color=line.get_color())
     axis.set_xlabel("certified L2 radius, images in [0, 1]")
     axis.set_ylabel("certified accuracy")
     axis.set_xlim(0, float(radii[-1]))

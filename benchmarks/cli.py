@@ -123,6 +123,8 @@ def sweep(
 
     Every point is a bench run in a folder of its own. Writes sweep.json, sweep.png (accuracy against each value) and pareto.png (accuracy against network
     evaluations), and compares all points with a reference, image by image. The exit code is 1 where a point failed.
+
+    Every point measures the undefended classifier too. Attacks on it are the same whatever the purifier: leave them out by `models: [defended]` at each attack.
     """
     from rich.console import Console
 
@@ -140,7 +142,10 @@ def sweep(
 @app.command()
 def compare(
     config: Annotated[str, typer.Argument(help="A configuration as for bench, with a section `schemes:`.")] = "fashion-mnist/compare",
-    unequal: Annotated[bool, typer.Option("--unequal", help="Allow schemes that need different numbers of network evaluations.")] = False,
+    unequal: Annotated[
+        bool, typer.Option("--unequal", help="Allow schemes that need different numbers of network evaluations, as `unequal: true` in the configuration does.")
+    ] = False,
+    reference: Annotated[str, typer.Option(help="Number, from 0, or name of the scheme that the others are compared with.")] = "0",
     out: Out = None,
     overrides: Overrides = None,
     device: Device = None,
@@ -149,15 +154,20 @@ def compare(
     """Compare several purifiers at equal network evaluations, on the same images, under the same attacks.
 
     Every scheme is a bench run in a folder of its own. Writes compare.md (a table), compare.json and pareto.png. The exit code is 1 where a scheme failed.
+
+    Every run measures the undefended classifier too. Attacks on it are the same whatever the scheme: leave them out by `models: [defended]` at each attack.
     """
+    from rich.console import Console
+
     from benchmarks import report
     from benchmarks.runs import write_text
     from benchmarks.sweep_config import load_compare
 
-    folder, result = _run_points(load_compare(config, overrides), out, device, resume, equal_evaluations=not unequal)
-    text = report.compare_markdown(result)
-    write_text(folder / "compare.md", text + "\n")
-    print(text)
+    plan = load_compare(config, overrides)
+    folder, result = _run_points(plan, out, device, resume, reference, equal_evaluations=not (unequal or plan.unequal))
+    write_text(folder / "compare.md", report.compare_markdown(result) + "\n")
+    Console().print(report.sweep_table(result))
+    _say(f"the same as a Markdown table: {folder / 'compare.md'}")
     _close_points(folder, result)
 
 
@@ -294,11 +304,8 @@ def certify(
     with runs.locked(folder):
         if not resume:
             configs.dump(settings, folder / "config.yaml")
-        try:
+        with _said_how_to_go_on(folder):
             summary, certifications = experiment.run(folder, _say)
-        except KeyboardInterrupt:
-            _say(f"stopped; go on with the same command and --out {folder} --resume")
-            raise
     save_certified_curves(certifications, folder / "certified.png")
     console = Console()
     console.print(table(summary))
@@ -329,21 +336,31 @@ def clean(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of finished `purify bench` runs.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished `purify bench` runs, or of sweeps and comparisons.")],
     curve: Annotated[str | None, typer.Option(help="Draw accuracy against this setting, t_star or steps, into --out.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="PNG file of the curve.")] = None,
 ) -> None:
-    """Print the results of several runs as one Markdown table, and draw a curve over them."""
+    """Print the results of several runs as one Markdown table, and draw a curve over them; print the tables of sweeps and comparisons again."""
+    from rich.console import Console
+
     from benchmarks import report as reports
     from benchmarks.runs import RunError
 
-    summaries = [reports.read_summary(folder) for folder in runs]
-    print(reports.markdown(summaries))
+    swept = {folder: result for folder in runs if (result := reports.read_points(folder)) is not None}
+    summaries = [reports.read_summary(folder) for folder in runs if folder not in swept]
+    for result in swept.values():
+        Console().print(reports.sweep_table(result))
+        for line in reports.failure_lines(result):
+            _say(line)
+    if summaries:
+        print(reports.markdown(summaries))
     if curve is not None:
         if curve not in ("t_star", "steps"):
             raise RunError(f"--curve {curve!r} is not one of t_star, steps")
         if out is None:
             raise RunError("--curve needs --out FILE.png")
+        if not summaries:
+            raise RunError("--curve draws over bench runs: give the folders of a sweep's points, or see its sweep.png")
         from benchmarks.figures import save_curve
 
         save_curve(curve, reports.curves(summaries, curve), out)
@@ -401,6 +418,7 @@ def train(
         if not resume:
             configs.dump(settings, folder / "config.yaml")
         print(json.dumps(training.run(folder, resume, _say), indent=2))
+    _say(f"weights and pictures: {folder}")
 
 
 @models.command("list")

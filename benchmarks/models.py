@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,11 +56,13 @@ class Verdict:
 
 def overview() -> Table:
     """Every entry of the registry, and which packaged configurations name it."""
-    table = Table(Column("name", no_wrap=True), "kind", "architecture", "size", "licence", "here", "used by", title=f"models in {models_folder()}")
+    whole = [Column(name, no_wrap=True) for name in ("name", "kind", "size", "here")]
+    table = Table(*whole, "licence", "used by", title=f"models in {models_folder()}; configurations that use them, by folder")
     for entry in registry.entries().values():
         size = "unknown" if entry.size is None else _bytes(entry.size)
         here = "yes" if registry.is_here(entry) else "no"
-        table.add_row(entry.name, entry.kind, entry.architecture or "", size, entry.licence, here, ", ".join(used_by(entry.name)))
+        folders = Counter(name.partition("/")[0] for name in used_by(entry.name))
+        table.add_row(entry.name, entry.kind, size, here, entry.licence, ", ".join(f"{count} {folder}" for folder, count in folders.items()))
     return table
 
 

@@ -18,15 +18,40 @@ _WIDTH = 17  # of the column of attacks, so that tables fit 80 columns
 def read_summary(folder: Path) -> dict[str, Any]:
     """summary.json of a run. Raises RunError where there is none, or where it is of another schema."""
     path = folder / "summary.json"
-    try:
-        summary = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise RunError(f"{folder} holds no readable summary.json: {error}") from error
-    if not isinstance(summary, dict) or summary.get("schema") != 1:
+    summary = _read(path)
+    if str(summary.get("schema")).startswith("certify"):
+        raise RunError(
+            f"{folder} is a run of `purify certify`: it holds certified radii, which do not go into a table of accuracies under attack; "
+            f"its own table is printed by `purify certify ... --out {folder} --resume`"
+        )
+    if summary.get("schema") != 1:
         raise RunError(f"{path} is not a summary of schema 1")
     if not summary.get("complete"):
         raise RunError(f"{path}: the run is not finished; go on with it by `purify bench ... --out {folder} --resume`")
     return summary
+
+
+def read_points(folder: Path) -> dict[str, Any] | None:
+    """sweep.json or compare.json of a folder, None where it has neither. Raises RunError for one that is not readable or of another schema."""
+    for name in ("sweep.json", "compare.json"):
+        path = folder / name
+        if path.is_file():
+            result = _read(path)
+            if result.get("schema") != 1:
+                raise RunError(f"{path} is not of schema 1")
+            return result
+    return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file. Raises RunError where there is none."""
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path.parent} holds no readable {path.name}: {error}") from error
+    if not isinstance(values, dict):
+        raise RunError(f"{path} holds no mapping but {type(values).__name__}")
+    return values
 
 
 def percent(estimate: dict[str, Any]) -> str:
@@ -160,7 +185,10 @@ def rivals_tables(result: dict[str, Any]) -> list[Table]:
 
 
 def sweep_table(result: dict[str, Any]) -> Table:
-    """The defence at every point of a sweep; fits 80 columns. Below a point's name: network evaluations (NFE) and seconds to purify an image once."""
+    """The defence at every point of a sweep or a comparison; fits 80 columns.
+
+    Below a point's name: network evaluations (NFE) and seconds to purify an image once. Below a difference: in what the attacks differ, if they do.
+    """
     table = _table(
         f"accuracy in %, 95 % interval over images; differences in points from {result['reference']} on the same images",
         ("point", "attack", "single\ndraw", f"worst\nof {_draws(result)}", f"majority\nof {_draws(result)}", "difference"),
@@ -175,7 +203,8 @@ def sweep_table(result: dict[str, Any]) -> Table:
         for number, row in enumerate(rows):
             attack = "none" if row["attack"] == "none" else f"{row['attack']}\n{row['threat']}"
             cells = (_stacked(e) for e in (row["single"], *_of_all_draws(row)))
-            table.add_row("" if number else name, attack, *cells, _difference(row["paired"], "\n"), end_section=row is rows[-1])
+            difference = "\n".join((_difference(row["paired"], "\n"), *(row.get("note") or "").split(", "))).rstrip()  # files of old have no notes
+            table.add_row("" if number else name, attack, *cells, difference, end_section=row is rows[-1])
     return table
 
 

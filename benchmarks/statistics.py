@@ -46,7 +46,7 @@ def bootstrap_mean(values: np.ndarray, seed: int = 0) -> Estimate:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Mean of per-image differences, its bootstrap interval, and the p-value of a two-sided sign-flip test (differences symmetric about 0)."""
+    """Mean of per-image differences, its 95 % interval, and the p-value of a two-sided sign-flip test (differences symmetric about 0)."""
 
     value: float
     ci95: tuple[float, float]
@@ -57,15 +57,28 @@ class PairedDifference:
 
 
 def paired_difference(first: np.ndarray, second: np.ndarray, seed: int = 0) -> PairedDifference:
-    """first - second for per-image accuracies (n,) of the same images."""
+    """first - second for per-image accuracies (n,) in [0, 1] of the same images; the interval is a percentile bootstrap over images.
+
+    Where all differences are equal the bootstrap has no spread and would claim certainty. A kind of image that n images do not show may still be a share of
+    up to 1 - 0.025^(1/n) of all (Clopper-Pearson's bound for no success, 1934): the interval is that much to both sides, within [-1, 1].
+
+    Raises:
+        ValueError: arrays of different shapes.
+    """
     if first.shape != second.shape:
         raise ValueError(f"paired values need the same images, got {first.shape} and {second.shape}")
     differences = first - second
-    low, high = np.quantile(_resampled_means(differences, seed), [0.025, 0.975])
+    low, high = _unseen(differences) if (differences == differences[0]).all() else np.quantile(_resampled_means(differences, seed), [0.025, 0.975])
     null = np.abs(_sign_flipped_means(differences, seed + 1))
     observed = abs(differences.mean())
     p_value = (1 + int((null >= observed - 1e-12).sum())) / (1 + _RESAMPLES)
     return PairedDifference(float(differences.mean()), (float(low), float(high)), p_value)
+
+
+def _unseen(equal: np.ndarray) -> tuple[float, float]:
+    """The interval of equal differences (n,)."""
+    share = 1 - 0.025 ** (1 / len(equal))
+    return max(-1.0, float(equal[0]) - share), min(1.0, float(equal[0]) + share)
 
 
 def _resampled_means(values: np.ndarray, seed: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """`purify sweep` and `purify compare`: several bench runs, point by point, on one table.
 
 Every point is a bench run in a folder of its own below the sweep's. All points are checked before the first one starts; a point that fails does not stop
-the others. Points with the same images are compared image by image with a reference point.
+the others. Points with the same images are compared image by image with a reference point; a difference between rows that were not attacked alike says so.
 """
 
 import json
@@ -18,6 +18,7 @@ import torch
 from benchmarks import config as configs
 from benchmarks import cost_estimate
 from benchmarks.bench import Bench
+from benchmarks.bench_config import BenchConfig
 from benchmarks.bench_folder import run_in_folder
 from benchmarks.config import ConfigError
 from benchmarks.evaluate import evaluate
@@ -164,8 +165,9 @@ class Sweep:
         }
         if summary is None:
             return facts | {"results": []}
-        comparable = reference.per_image if checked.data == self.checked[self.reference].data and outcome is not reference else None
-        rows = [_row(result, summary["images"], outcome.per_image, comparable) for result in summary["results"]]  # type: ignore[arg-type]
+        rows = [_row(result, summary["images"], point.settings) for result in summary["results"]]
+        if checked.data == self.checked[self.reference].data and outcome is not reference and reference.summary is not None:
+            _compare(rows, outcome, reference, self.checked[self.reference].point.settings)
         clean = next(row for row in rows if (row["model"], row["attack"]) == ("defended", "none"))
         return facts | {
             "images": summary["images"],
@@ -199,25 +201,55 @@ def _as_checked(settings: dict[str, Any], key: str, value: Any) -> Any:
     return node if isinstance(node, int | float) else value
 
 
-def _row(result: dict[str, Any], images: int, own: dict[RowName, np.ndarray], reference: dict[RowName, np.ndarray] | None) -> dict[str, Any]:
-    """A row of a point: from its summary, with cost by image and the difference from the reference's row of the same name."""
-    name = result["model"], result["attack"]
-    other = None if reference is None else reference.get(name)
+def _row(result: dict[str, Any], images: int, settings: BenchConfig) -> dict[str, Any]:
+    """A row of a point: from its summary, with cost by image and the attack's settings; not yet compared."""
     return {
         **{key: result[key] for key in ("model", "attack", "threat", "single", "worst_of", "majority")},
+        "settings": _attack_settings(settings, result["attack"]),
         "network_evaluations_per_image": result["network_evaluations"] / images,
         "seconds_per_image": result["seconds"] / images,
-        "paired": None if other is None else paired_difference(own[name], other).as_dict(),
+        "paired": None,
+        "note": None,
     }
 
 
+def _attack_settings(settings: BenchConfig, name: str) -> dict[str, Any] | None:
+    """What an attack is, beside its name and the models that it is for; None of no attack."""
+    named = (attack for attack in settings.attacks if attack.label == name)
+    return next((attack.model_dump(mode="json", exclude={"name", "models"}) for attack in named), None)
+
+
+def _compare(rows: list[dict[str, Any]], own: Outcome, reference: Outcome, reference_settings: BenchConfig) -> None:
+    """Adds the differences from the reference's rows of the same names, with a note where those are of another attack or threat."""
+    threats = {(result["model"], result["attack"]): result["threat"] for result in reference.summary["results"]}  # type: ignore[index]
+    for row in rows:
+        name = row["model"], row["attack"]
+        if name not in threats:
+            continue
+        row["paired"] = paired_difference(own.per_image[name], reference.per_image[name]).as_dict()  # type: ignore[index]
+        differing = {
+            "another threat": row["threat"] != threats[name],
+            "another attack": _without_threat(row["settings"]) != _without_threat(_attack_settings(reference_settings, row["attack"])),
+        }
+        row["note"] = ", ".join(note for note, differs in differing.items() if differs) or None
+
+
+def _without_threat(settings: dict[str, Any] | None) -> dict[str, Any]:
+    return {key: value for key, value in (settings or {}).items() if key != "threat"}
+
+
+def attacked_alike(row: dict[str, Any]) -> tuple[str, str, str]:
+    """What rows share whose accuracies mean the same: the attack's name, its threat and its settings."""
+    return row["attack"], row["threat"], json.dumps(row["settings"], sort_keys=True)
+
+
 def _mark_pareto(points: list[dict[str, Any]]) -> None:
-    """Says of every row of the defence whether no other point is more accurate at as few network evaluations."""
-    rows: dict[str, list[tuple[float, float, dict[str, Any]]]] = {}
+    """Says of every row of the defence whether no other point is more accurate under the same attack at as few network evaluations."""
+    rows: dict[tuple[str, str, str], list[tuple[float, float, dict[str, Any]]]] = {}
     for point in points:
         for row in point["results"]:
             if row["model"] == "defended":
-                rows.setdefault(row["attack"], []).append((point["network_evaluations"], row["single"]["value"], row))
+                rows.setdefault(attacked_alike(row), []).append((point["network_evaluations"], row["single"]["value"], row))
     for entries in rows.values():
         front = pareto_front([cost for cost, _, _ in entries], [value for _, value, _ in entries])
         for position, (_, _, row) in enumerate(entries):

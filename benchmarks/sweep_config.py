@@ -1,7 +1,8 @@
 """Configurations of `purify sweep` and `purify compare`: a bench configuration, and in what its points differ.
 
 A sweep has a section `sweep:` from dotted keys of the bench configuration to lists of values, all combinations of which are points; with `mode: zip` the
-lists are walked together. A comparison has a section `schemes:` from names to changes of the purifier's section.
+lists are walked together. A comparison has a section `schemes:` from names to changes of the purifier's section, and with `unequal: true` they may need
+different numbers of network evaluations.
 """
 
 import copy
@@ -55,6 +56,7 @@ class Plan:
         axes: of a sweep, dotted key -> values; of a comparison empty.
         points: in the order in which they run.
         source: the configuration that `load_sweep` or `load_compare` makes this plan from, plain values.
+        unequal: whether a comparison's configuration allows schemes that need different numbers of network evaluations.
     """
 
     kind: Literal["sweep", "compare"]
@@ -62,6 +64,7 @@ class Plan:
     axes: dict[str, list[Any]]
     points: tuple[Point, ...]
     source: dict[str, Any]
+    unequal: bool = False
 
     def position(self, reference: str) -> int:
         """The position of the point that `reference` numbers, from 0, or names. Raises ConfigError where there is none."""
@@ -126,14 +129,16 @@ def load_compare(config: str, overrides: list[str] | None = None) -> Plan:
     """Reads a comparison: each scheme changes the purifier's section, or replaces it where it names another `scheme`.
 
     Args:
-        config: as for `benchmarks.config.load`: a bench configuration with a section `schemes:`.
+        config: as for `benchmarks.config.load`: a bench configuration with a section `schemes:`, and possibly `unequal: true`.
         overrides: "dotted.key=value" strings.
 
     Raises:
         ConfigError: no readable configuration, or schemes that make no comparison. The schemes' own values are not checked yet.
     """
     base = configs.load_values(config, overrides)
-    schemes, purifier = base.pop("schemes", None), base.get("purifier") or {}
+    schemes, unequal, purifier = base.pop("schemes", None), base.pop("unequal", False), base.get("purifier") or {}
+    if not isinstance(unequal, bool):
+        raise ConfigError(f"unequal: expected true or false, got {unequal!r}")
     if not isinstance(schemes, dict) or len(schemes) < 2:
         raise ConfigError(f"schemes: expected a mapping from two or more names to changes of the purifier's section, got {schemes!r}")
     if not isinstance(purifier, dict):
@@ -148,7 +153,7 @@ def load_compare(config: str, overrides: list[str] | None = None) -> Plan:
             raise ConfigError(f"schemes.{name}: expected a mapping of changes to the purifier's section, {{}} for none, got {changes!r}")
         section = {**purifier, **changes} if configs.same_scheme(purifier, changes) else changes
         points.append(Point(name, {f"purifier.{key}": value for key, value in changes.items()}, copy.deepcopy({**base, "purifier": section})))
-    return Plan("compare", "schemes", {}, tuple(points), {**base, "schemes": schemes})
+    return Plan("compare", "schemes", {}, tuple(points), {**base, "unequal": unequal, "schemes": schemes}, unequal)
 
 
 def _parse_over(over: list[str]) -> dict[str, list[Any]]:

@@ -1,5 +1,6 @@
 """Figures of `purify sweep` and `purify compare`, as PNG files."""
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,13 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from benchmarks.sweep import attacked_alike
+
 _WIDE = 20.0  # from this ratio of the largest to the smallest value on, an axis is logarithmic
 _STYLES = ("-", "--", ":", "-.")
 _MARKERS = "osd^vXP*"
+_SPREAD = 0.02  # of their value, to each side: how far equal costs are set apart at most
+_PANELS = 4  # side by side
 
 
 def save_sweep_curves(result: dict[str, Any], path: Path) -> None:
@@ -36,26 +41,64 @@ def save_sweep_curves(result: dict[str, Any], path: Path) -> None:
 
 
 def save_pareto(result: dict[str, Any], path: Path) -> None:
-    """Single-draw accuracy of the defence against network evaluations per purified image: clean and each attack, the Pareto front drawn as a line."""
+    """Single-draw accuracy of the defence against network evaluations per purified image, a panel for clean images and for each attack with its settings.
+
+    The line is the Pareto front of the values, whatever their intervals. Where all points cost the same, one panel with the points side by side.
+    """
     points = [point for point in result["points"] if point["results"]]
-    attacks = list(dict.fromkeys(row["attack"] for _, row in _defended(points)))
-    figure, axes = plt.subplots(1, len(attacks), figsize=(4.6 * len(attacks) + 2, 4.4), squeeze=False, layout="constrained")
-    for axis, attack in zip(axes[0], attacks, strict=True):
-        entries = [(point, row) for point, row in _defended(points) if row["attack"] == attack]
-        places = _dodged([point["network_evaluations"] for point, _ in entries])
-        for x, (point, row) in zip(places, entries, strict=True):
-            position = points.index(point)
-            look = {"color": f"C{position % 10}", "fmt": _MARKERS[position // 10 % len(_MARKERS)], "capsize": 3}
-            axis.errorbar([x], [row["single"]["value"]], yerr=_errors([row["single"]]), label=point["name"], **look)
-        front = sorted((x, row["single"]["value"]) for x, (_, row) in zip(places, entries, strict=True) if row["pareto"])
-        axis.step([x for x, _ in front], [value for _, value in front], where="post", color="grey", linewidth=1, zorder=0, label="Pareto front")
-        axis.plot([x for x, _ in front], [value for _, value in front], "o", markersize=13, fillstyle="none", color="grey")
-        axis.set_title(_title(attack), fontsize=10)
-        axis.set_xlabel("network evaluations per purified image")
-        _finish(axis, places)
-    axes[0, -1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    costs = {point["network_evaluations"] for point in points}
+    if len(costs) == 1:
+        figure, axis = plt.subplots(figsize=(max(6.4, 0.6 * len(points) + 1.5), 4.4), layout="constrained")
+        _draw_by_name(axis, points)
+        axis.set_title(f"{costs.pop():g} network evaluations each", fontsize=10)
+        axis.legend(fontsize=7)
+    else:
+        groups = _groups(points)
+        columns = min(len(groups), _PANELS)
+        rows = math.ceil(len(groups) / columns)
+        figure, axes = plt.subplots(rows, columns, figsize=(4.6 * columns + 2, 4.4 * rows), squeeze=False, layout="constrained")
+        shown: dict[str, Any] = {}
+        for axis, (title, entries) in zip(axes.flat, groups, strict=False):
+            _draw_pareto(axis, points, entries)
+            axis.set_title(title, fontsize=10)
+            shown |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+        for axis in axes.flat[len(groups) :]:
+            axis.set_axis_off()
+        figure.legend(shown.values(), shown.keys(), fontsize=7, loc="outside right center")
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def _draw_pareto(axis: Axes, points: list[dict[str, Any]], entries: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+    costs = [point["network_evaluations"] for point, _ in entries]
+    places = _dodged(costs)
+    on_front = [(cost, x, row["single"]["value"]) for cost, x, (_, row) in zip(costs, places, entries, strict=True) if row["pareto"]]
+    front = sorted((cost, value) for cost, _, value in on_front)
+    axis.step([x for x, _ in front], [value for _, value in front], where="post", color="grey", linewidth=1, zorder=0, label="Pareto front of point estimates")
+    axis.plot([x for _, x, _ in on_front], [value for _, _, value in on_front], "o", markersize=13, fillstyle="none", color="grey")
+    for x, (point, row) in zip(places, entries, strict=True):
+        position = points.index(point)
+        look = {"color": f"C{position % 10}", "fmt": _MARKERS[position // 10 % len(_MARKERS)], "capsize": 3}
+        axis.errorbar([x], [row["single"]["value"]], yerr=_errors([row["single"]]), label=point["name"], **look)
+    apart = f"\n(equal numbers set apart, by {100 * _SPREAD:g} % at most)" if places != costs else ""
+    axis.set_xlabel(f"network evaluations per purified image{apart}")
+    _finish(axis, costs)
+
+
+def _groups(points: list[dict[str, Any]]) -> list[tuple[str, list[tuple[dict[str, Any], dict[str, Any]]]]]:
+    """The defence's rows that were attacked alike, under a title that tells them from the others."""
+    groups: dict[tuple[str, str, str], list[tuple[dict[str, Any], dict[str, Any]]]] = {}
+    for point, row in _defended(points):
+        groups.setdefault(attacked_alike(row), []).append((point, row))
+    firsts = [entries[0][1] for entries in groups.values()]
+    titled = []
+    for first, entries in zip(firsts, groups.values(), strict=True):
+        settings = first["settings"] or {}
+        others = [other["settings"] or {} for other in firsts if other["attack"] == first["attack"]]
+        differing = [f"{key}={value}" for key, value in settings.items() if key != "threat" and any(other.get(key) != value for other in others)]
+        threat = () if first["attack"] == "none" else (first["threat"],)
+        titled.append((", ".join((_title(first["attack"]), *threat, *differing)), entries))
+    return titled
 
 
 def _draw_curves(axis: Axes, points: list[dict[str, Any]], key: str, others: Sequence[str]) -> None:
@@ -74,12 +117,16 @@ def _draw_curves(axis: Axes, points: list[dict[str, Any]], key: str, others: Seq
 
 
 def _draw_by_name(axis: Axes, points: list[dict[str, Any]]) -> None:
-    for attack in dict.fromkeys(row["attack"] for _, row in _defended(points)):
-        entries = [(points.index(point), row["single"]) for point, row in _defended(points) if row["attack"] == attack]
-        axis.errorbar(
-            [i for i, _ in entries], [e["value"] for _, e in entries], yerr=_errors([e for _, e in entries]), fmt="o", capsize=3, label=_title(attack)
-        )
-    axis.set_xticks(range(len(points)), [point["name"].replace(",", "\n") for point in points], fontsize=7)
+    """The points side by side, and at each the attacks beside each other."""
+    attacks = list(dict.fromkeys(row["attack"] for _, row in _defended(points)))
+    for number, attack in enumerate(attacks):
+        shift = min(0.2, 0.7 / len(attacks)) * (number - (len(attacks) - 1) / 2)
+        entries = [(points.index(point) + shift, row["single"]) for point, row in _defended(points) if row["attack"] == attack]
+        errors = _errors([e for _, e in entries])
+        axis.errorbar([x for x, _ in entries], [e["value"] for _, e in entries], yerr=errors, fmt="o", capsize=3, label=_title(attack))
+    names = [point["name"].replace(",", "\n") for point in points]
+    turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if len(points) > 4 else {}
+    axis.set_xticks(range(len(points)), names, fontsize=7, **turned)
     _finish(axis)
 
 
@@ -115,5 +162,6 @@ def _dodged(costs: Sequence[float]) -> list[float]:
     places = []
     for position, cost in enumerate(costs):
         equal = [i for i, other in enumerate(costs) if other == cost]
-        places.append(cost * (1 + 0.02 * (equal.index(position) - (len(equal) - 1) / 2)))
+        step = min(_SPREAD / 2, 2 * _SPREAD / max(len(equal) - 1, 1))
+        places.append(cost * (1 + step * (equal.index(position) - (len(equal) - 1) / 2)))
     return places

@@ -4,13 +4,15 @@ import json
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from benchmarks import cli
 from benchmarks.config import ConfigError
 from benchmarks.report import percent
 from benchmarks.statistics import paired_difference
-from benchmarks.sweep_config import load_compare
+from benchmarks.sweep import Sweep
+from benchmarks.sweep_config import load_compare, load_sweep
 
 TINY = {
     "data": {"name": "fashion-mnist-embedded", "images": 4},
@@ -109,14 +111,30 @@ def test_unequal_evaluations_are_refused_with_what_each_needs(tmp_path, monkeypa
     assert "do not need the same number of network evaluations" in error and "--unequal" in error
     assert error.rstrip().endswith("\n  short: 2\n  long: 6\n  srk: 6") and not out.exists()
     assert run(monkeypatch, *command, "--unequal") == 0
-    table = capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "short" in printed.out and "6 NFE" in printed.out and f"as a Markdown table: {out / 'compare.md'}" in printed.err
+    table = (out / "compare.md").read_text()
     assert all(f"\n| {name} | {evaluations} | " in table for name, evaluations in (("short", 2), ("long", 6), ("srk", 6)))
     assert table.count("| - | - | - | - | - |\n") == 3
 
 
-def test_the_packaged_comparison():
-    plan = load_compare("fashion-mnist/compare")
-    assert len({(point.settings.purifier.t_star, point.settings.purifier.steps) for point in plan.points}) == 1
+def test_a_configuration_allows_unequal_evaluations(tmp_path, monkeypatch):
+    """And the stored one does so still."""
+    config, out = write(tmp_path / "c.yaml", {"short": {"steps": 2}, "long": {"steps": 3}}, attacks=[], unequal=True), tmp_path / "out"
+    assert run(monkeypatch, "compare", config, "--out", out, "--device", "cpu", "--reference", "long") == 0
+    assert load_compare(str(out / "config.yaml")).unequal
+    result = json.loads((out / "compare.json").read_text())
+    assert result["reference"] == "long" and [defended(point)["none"]["paired"] is None for point in result["points"]] == [False, True]
+    with pytest.raises(ConfigError, match="unequal: expected true or false, got 'yes'"):
+        load_compare(str(config), ["unequal='yes'"])
+
+
+@pytest.mark.parametrize(("load", "name"), [(load_compare, "compare"), (load_compare, "compare_few_steps"), (load_sweep, "sweep")])
+def test_packaged_points_can_be_run(load, name):
+    """Every scheme is built, purifies an image, and needs as many network evaluations as the configuration asks."""
+    plan = load(f"fashion-mnist/{name}", ["data.images=1", "draws=1"])
+    experiment = Sweep(plan, torch.device("cpu"), equal_evaluations=not plan.unequal)
+    assert len(experiment.checked) == len(plan.points) and all(each.evaluations > 0 for each in experiment.checked)
 
 
 def test_a_scheme_changes_the_section_or_replaces_it(tmp_path):

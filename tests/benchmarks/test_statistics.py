@@ -39,6 +39,18 @@ def test_paired_difference():
     assert drop.p_value < 1e-3
 
 
+@pytest.mark.parametrize(("first", "expected"), [(0.5, (-0.30850, 0.30850)), (1.0, (0.19150, 0.5 + 0.30850)), (0.0, (-0.80850, -0.19150))])
+def test_difference_of_unanimous_images_does_not_claim_certainty(first, expected):
+    """10 images without an exception leave 30.85 % to images that were not seen: scipy's exact bound for 0 of 10."""
+    assert stats.binomtest(0, 10).proportion_ci(0.95, method="exact").high == pytest.approx(0.30850, abs=1e-5)
+    assert paired_difference(np.full(10, first), np.full(10, 0.5)).ci95 == pytest.approx(expected, abs=1e-5)
+
+
+def test_differences_stay_in_their_range():
+    assert paired_difference(np.ones(10), np.zeros(10)).ci95 == pytest.approx((0.69150, 1), abs=1e-5)
+    assert paired_difference(np.zeros(1), np.zeros(1)).ci95 == pytest.approx((-0.975, 0.975))
+
+
 def test_sign_flip_test_equals_the_exact_test_on_a_small_case():
     """Five differences of +1: only all-plus and all-minus of 32 sign patterns are as extreme, p = 2/32."""
     result = paired_difference(np.ones(5), np.zeros(5))

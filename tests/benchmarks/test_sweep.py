@@ -12,9 +12,11 @@ from benchmarks import cli, config
 from benchmarks.bench import Bench
 from benchmarks.config import ConfigError
 from benchmarks.report import sweep_table
+from benchmarks.runs import RunError
 from benchmarks.statistics import paired_difference
 from benchmarks.sweep import Outcome, Sweep, pareto_front
 from benchmarks.sweep_config import load_sweep
+from benchmarks.sweep_figures import _dodged, save_pareto
 
 TINY = {
     "data": {"name": "fashion-mnist-embedded", "images": 4},
@@ -159,6 +161,82 @@ def test_figures_and_table(folder, result):
     console.print(sweep_table(result))
     text = console.export_text()
     assert "…" not in text and text.count("t_star=0.15") == 2 and text.count("2 NFE") == 2
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Instead of a closed figure: `drawn.figure`."""
+    from matplotlib import pyplot as plt
+
+    class Kept:
+        figure = None
+
+    monkeypatch.setattr(plt, "close", lambda figure: setattr(Kept, "figure", figure))
+    yield Kept
+    monkeypatch.undo()
+    plt.close(Kept.figure)
+
+
+def test_equal_costs_are_drawn_side_by_side_by_name(result, tmp_path, drawn):
+    result["points"] = [point for point in result["points"] if point["network_evaluations"] == 2]
+    save_pareto(result, tmp_path / "pareto.png")
+    (axis,) = drawn.figure.axes
+    assert axis.get_title() == "2 network evaluations each"
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["t_star=0.05\nsteps=2", "t_star=0.15\nsteps=2"]
+    clean, pgd = (container.lines[0].get_xdata() for container in axis.containers)
+    assert clean == pytest.approx([-0.1, 0.9]) and pgd == pytest.approx([0.1, 1.1])
+
+
+def test_the_front_is_drawn_at_true_costs(result, tmp_path, drawn):
+    save_pareto(result, tmp_path / "pareto.png")
+    assert [axis.get_title() for axis in drawn.figure.axes] == ["clean", "pgd, Linf 0.1"]
+    for axis in drawn.figure.axes:
+        front = next(line for line in axis.lines if line.get_label() == "Pareto front of point estimates")
+        assert set(front.get_xdata()) <= {1, 2}
+
+
+def test_equal_costs_keep_near_their_place():
+    places = _dodged([9.0] * 14 + [20.0, 5.0, 5.0])
+    assert places[:14] == sorted(places[:14]) and len(set(places[:14])) == 14
+    assert (places[0], places[13]) == pytest.approx((9 * 0.98, 9 * 1.02))
+    assert places[14] == 20 and places[15:] == pytest.approx([4.975, 5.025])
+
+
+def test_rows_of_other_attacks_are_marked_and_have_a_front_of_their_own(tmp_path):
+    plan = load_sweep(str(write(tmp_path / "c.yaml")), over=["attacks.0.threat.epsilon=0.1,0.02", "attacks.0.steps=1,2"])
+    result = Sweep(plan, torch.device("cpu")).run(tmp_path, lambda _: None)
+    rows = [{row["attack"]: row for row in point["results"] if row["model"] == "defended"} for point in result["points"]]
+    assert [row["pgd"]["note"] for row in rows] == [None, "another attack", "another threat", "another threat, another attack"]
+    assert all(row["none"]["note"] is None for row in rows) and all(row["pgd"]["paired"] for row in rows[1:])
+    assert all(row["pgd"]["pareto"] for row in rows)  # at equal cost, the strongest would lose to the weakest
+    assert [row["pgd"]["settings"]["steps"] for row in rows] == [1, 2, 1, 2]
+    difference = list(sweep_table(result).columns[-1].cells)
+    assert [cell.split("]")[-1] for cell in difference] == ["-", "-", "", "\nanother attack", "", "\nanother threat", "", "\nanother threat\nanother attack"]
+
+
+def test_report_prints_the_table_again(folder, tmp_path, monkeypatch, capsys):
+    cli.report([folder])
+    assert capsys.readouterr().out.count("t_star=0.15") == 2
+    cli.report([folder, folder / NAMES[0]])  # a point is a bench run
+    text = capsys.readouterr().out
+    assert text.count("t_star=0.15") == 2 and "| t* | steps | model |" in text
+    with pytest.raises(RunError, match="--curve draws over bench runs"):
+        cli.report([folder], curve="steps", out=tmp_path / "curve.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("summary.json", '{"schema": "certify 1"}', "is a run of `purify certify`.*its own table is printed by"),
+        ("summary.json", "[1]", "holds no mapping but list"),
+        ("sweep.json", "{", "holds no readable sweep.json"),
+        ("compare.json", '{"schema": 7}', "compare.json is not of schema 1"),
+    ],
+)
+def test_report_says_what_it_cannot_print(name, text, message, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(RunError, match=message):
+        cli.report([tmp_path])
 
 
 def test_points_of_different_images_are_not_paired(tmp_path):
