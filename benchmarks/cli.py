@@ -3,32 +3,22 @@
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from benchmarks.sweep_config import Plan
+from benchmarks.commands.models import models
+from benchmarks.commands.options import Device, Out, Overrides, Resume, required_out, said_how_to_go_on, say
+from benchmarks.commands.sweeps import compare, sweep
 
 # Imports stand inside the commands: each loads what it needs, and bad arguments are answered at once.
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
-
-models = typer.Typer(no_args_is_help=True, help="Weights of the literature: list, fetch, verify, convert, look into.")
 app.add_typer(models, name="models")
 
 DEFAULT_BENCH = "fashion-mnist/bench"
 DEFAULT_CERTIFY = "fashion-mnist/certify"
-
-Out = Annotated[Path | None, typer.Option("--out", help="Folder for the results, new or empty. Default: runs/KIND-DATE-TIME.")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the configuration, e.g. purifier.t_star=0.1; repeatable.")
-]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or cuda:N. Default: a GPU where there is one.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 
 
 @app.callback()
@@ -66,24 +56,24 @@ def bench(
     _check_bench_options(out, resume, estimate, limit, diagnose)
     settings = configs.load(BenchConfig, config, [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])])
     if resume:
-        configs.check_same(settings, _required_out(out) / "config.yaml")
+        configs.check_same(settings, required_out(out) / "config.yaml")
     experiment = Bench(settings, runs.pick_device(device))
     if estimate or limit is not None:
-        cost = cost_estimate.estimate(experiment, _say)
+        cost = cost_estimate.estimate(experiment, say)
         console.print(report.estimate_table(cost, settings.draws))
         if limit is not None:
             settings, record = cost_estimate.fit(settings, cost, limit, 0.0 if estimate else time.monotonic() - started)
-            _say("\n".join(cost_estimate.reduction_lines(record)))
+            say("\n".join(cost_estimate.reduction_lines(record)))
             experiment = experiment if estimate else Bench(settings, experiment.device, record)
         if estimate:
             return
     elif not resume:
         seconds = cost_estimate.rough_seconds(experiment)
         if seconds > cost_estimate.WORTH_SAYING:
-            _say(f"about {cost_estimate.duration(seconds)} in all, by a rough count; `--estimate` measures it, `--budget` limits it")
-    folder = _required_out(out) if resume else runs.make_folder(out, "bench")
-    with _said_how_to_go_on(folder):
-        summary, _ = run_in_folder(experiment, folder, _say, resume, diagnose)
+            say(f"about {cost_estimate.duration(seconds)} in all, by a rough count; `--estimate` measures it, `--budget` limits it")
+    folder = required_out(out) if resume else runs.make_folder(out, "bench")
+    with said_how_to_go_on(folder):
+        summary, _ = run_in_folder(experiment, folder, say, resume, diagnose)
     console.print(report.table(summary))
     paired = report.paired_table(summary)
     if paired is not None:
@@ -97,7 +87,7 @@ def bench(
 
 def _check_bench_options(out: Path | None, resume: bool, estimate: bool, limit: float | None, diagnose: bool) -> None:
     if limit is not None and resume:
-        again = f"`purify bench {_required_out(out) / 'config.yaml'} --out {out} --resume`"
+        again = f"`purify bench {required_out(out) / 'config.yaml'} --out {out} --resume`"
         raise ValueError(f"--budget with --resume: a run's reduced configuration is in its folder; go on by {again}")
     if limit is not None and diagnose:
         raise ValueError("--budget does not cover --diagnose: run one, then diagnose its folder by --resume --diagnose")
@@ -105,104 +95,8 @@ def _check_bench_options(out: Path | None, resume: bool, estimate: bool, limit: 
         raise ValueError("--estimate is of a whole run: leave out --resume and --diagnose")
 
 
-@app.command()
-def sweep(
-    config: Annotated[str, typer.Argument(help="A configuration as for bench, by itself or with a section `sweep:`, e.g. fashion-mnist/sweep.")],
-    over: Annotated[
-        list[str] | None,
-        typer.Option("--over", metavar="KEY=VALUE,...", help="Values of one key of the configuration, e.g. purifier.steps=5,10; repeatable: all combinations."),
-    ] = None,
-    zipped: Annotated[bool, typer.Option("--zip", help="Walk the lists of values together instead of combining them.")] = False,
-    reference: Annotated[str, typer.Option(help="Number, from 0, or name of the point that the others are compared with.")] = "0",
-    out: Out = None,
-    overrides: Overrides = None,
-    device: Device = None,
-    resume: Resume = False,
-) -> None:
-    """Measure a defence at several values of its configuration: clean and robust accuracy against cost.
-
-    Every point is a bench run in a folder of its own. Writes sweep.json, sweep.png (accuracy against each value) and pareto.png (accuracy against network
-    evaluations), and compares all points with a reference, image by image. The exit code is 1 where a point failed.
-
-    Every point measures the undefended classifier too. Attacks on it are the same whatever the purifier: leave them out by `models: [defended]` at each attack.
-    """
-    from rich.console import Console
-
-    from benchmarks import report
-    from benchmarks.sweep_config import load_sweep
-    from benchmarks.sweep_figures import save_sweep_curves
-
-    folder, result = _run_points(load_sweep(config, overrides, over, zipped), out, device, resume, reference)
-    if any(point["results"] for point in result["points"]):
-        save_sweep_curves(result, folder / "sweep.png")
-    Console().print(report.sweep_table(result))
-    _close_points(folder, result)
-
-
-@app.command()
-def compare(
-    config: Annotated[str, typer.Argument(help="A configuration as for bench, with a section `schemes:`.")] = "fashion-mnist/compare",
-    unequal: Annotated[
-        bool, typer.Option("--unequal", help="Allow schemes that need different numbers of network evaluations, as `unequal: true` in the configuration does.")
-    ] = False,
-    reference: Annotated[str, typer.Option(help="Number, from 0, or name of the scheme that the others are compared with.")] = "0",
-    out: Out = None,
-    overrides: Overrides = None,
-    device: Device = None,
-    resume: Resume = False,
-) -> None:
-    """Compare several purifiers at equal network evaluations, on the same images, under the same attacks.
-
-    Every scheme is a bench run in a folder of its own. Writes compare.md (a table), compare.json and pareto.png. The exit code is 1 where a scheme failed.
-
-    Every run measures the undefended classifier too. Attacks on it are the same whatever the scheme: leave them out by `models: [defended]` at each attack.
-    """
-    from rich.console import Console
-
-    from benchmarks import report
-    from benchmarks.runs import write_text
-    from benchmarks.sweep_config import load_compare
-
-    plan = load_compare(config, overrides)
-    folder, result = _run_points(plan, out, device, resume, reference, equal_evaluations=not (unequal or plan.unequal))
-    write_text(folder / "compare.md", report.compare_markdown(result) + "\n")
-    Console().print(report.sweep_table(result))
-    _say(f"the same as a Markdown table: {folder / 'compare.md'}")
-    _close_points(folder, result)
-
-
-def _run_points(
-    plan: "Plan", out: Path | None, device: str | None, resume: bool, reference: str = "0", equal_evaluations: bool = False
-) -> tuple[Path, dict[str, Any]]:
-    """The folder, and the contents of its KIND.json."""
-    from benchmarks import cost_estimate, runs
-    from benchmarks.sweep import Sweep
-
-    if resume:
-        plan.check_same(_required_out(out) / "config.yaml")
-    experiment = Sweep(plan, runs.pick_device(device), reference, equal_evaluations, estimate=not resume)
-    if experiment.seconds > cost_estimate.WORTH_SAYING:
-        _say(f"{len(plan.points)} points, about {cost_estimate.duration(experiment.seconds)} in all, by a rough count")
-    folder = _required_out(out) if resume else runs.make_folder(out, plan.kind)
-    with runs.locked(folder), _said_how_to_go_on(folder):
-        if not resume:
-            plan.dump(folder / "config.yaml")
-        return folder, experiment.run(folder, _say)
-
-
-def _close_points(folder: Path, result: dict[str, Any]) -> None:
-    """The figure that every kind has, and the last lines; leaves by exit code 1 where a point failed."""
-    from benchmarks import report
-    from benchmarks.sweep_figures import save_pareto
-
-    if any(point["results"] for point in result["points"]):
-        save_pareto(result, folder / "pareto.png")
-    _say(f"results and figures: {folder}")
-    failures = report.failure_lines(result)
-    for line in failures:
-        _say(line)
-    if failures:
-        raise typer.Exit(1)
+app.command()(sweep)
+app.command()(compare)
 
 
 @app.command()
@@ -231,7 +125,7 @@ def rivals(
     contest = Rivals(settings, runs.pick_device(device), iterations, eot, queries)
     folder = runs.make_folder(out, "rivals")
     with runs.locked(folder):
-        result = contest.run(folder, _say)
+        result = contest.run(folder, say)
     console = Console()
     for table in report.rivals_tables(result):
         console.print(table)
@@ -261,7 +155,7 @@ def audit(
     experiment = Audit(settings, runs.pick_device(device))
     folder = runs.make_folder(out, "audit")
     with runs.locked(folder):
-        result = experiment.run(folder, _say)
+        result = experiment.run(folder, say)
     if result["sweep"]:
         save_audit_chart(result["sweep"], folder / "audit.png")
     console = Console()
@@ -298,14 +192,14 @@ def certify(
 
     settings = configs.load(CertifyConfig, config, overrides)
     if resume:
-        configs.check_same(settings, _required_out(out) / "config.yaml")
+        configs.check_same(settings, required_out(out) / "config.yaml")
     experiment = Certify(settings, runs.pick_device(device))
-    folder = _required_out(out) if resume else runs.make_folder(out, "certify")
+    folder = required_out(out) if resume else runs.make_folder(out, "certify")
     with runs.locked(folder):
         if not resume:
             configs.dump(settings, folder / "config.yaml")
-        with _said_how_to_go_on(folder):
-            summary, certifications = experiment.run(folder, _say)
+        with said_how_to_go_on(folder):
+            summary, certifications = experiment.run(folder, say)
     save_certified_curves(certifications, folder / "certified.png")
     console = Console()
     console.print(table(summary))
@@ -331,7 +225,7 @@ def clean(
 
     where = runs.pick_device(device)
     purifier = DiffPure(load_score_model(score), t_star, steps).to(where)
-    clean_files(purifier, images, lambda: runs.make_folder(out, "clean"), resize, seed, where, _say)
+    clean_files(purifier, images, lambda: runs.make_folder(out, "clean"), resize, seed, where, say)
 
 
 @app.command()
@@ -351,7 +245,7 @@ def report(
     for result in swept.values():
         Console().print(reports.sweep_table(result))
         for line in reports.failure_lines(result):
-            _say(line)
+            say(line)
     if summaries:
         print(reports.markdown(summaries))
     if curve is not None:
@@ -411,92 +305,14 @@ def train(
 
     settings = configs.load(TrainConfig, config, overrides)
     if resume:
-        configs.check_same(settings, _required_out(out) / "config.yaml")
+        configs.check_same(settings, required_out(out) / "config.yaml")
     training = Training(settings, runs.pick_device(device))
-    folder = _required_out(out) if resume else runs.make_folder(out, "train")
+    folder = required_out(out) if resume else runs.make_folder(out, "train")
     with runs.locked(folder):
         if not resume:
             configs.dump(settings, folder / "config.yaml")
-        print(json.dumps(training.run(folder, resume, _say), indent=2))
-    _say(f"weights and pictures: {folder}")
-
-
-@models.command("list")
-def models_list() -> None:
-    """List the known checkpoints and data sets: what is here, and which packaged configurations use it."""
-    from rich.console import Console
-
-    from benchmarks.models import overview
-
-    Console().print(overview())
-
-
-@models.command("fetch")
-def models_fetch(
-    names: Annotated[
-        list[str], typer.Argument(help="Names of `purify models list`; classifiers: robustbench:DATASET/THREAT/NAME, torchvision:NAME, timm:NAME.")
-    ],
-) -> None:
-    """Download weights or data: resumed, checked, and moved into place at the end."""
-    from benchmarks.models import fetch
-
-    fetch(names, _say)
-
-
-@models.command("verify")
-def models_verify(names: Annotated[list[str] | None, typer.Argument(help="Names as for fetch. Default: all of the list that are here.")] = None) -> None:
-    """Check size, checksum and, of score models, a strict load. The exit code is 1 where one fails."""
-    from benchmarks.models import verify
-
-    verdicts = verify(names or [])
-    for verdict in verdicts:
-        print(f"{verdict.state:<9} {verdict.name}: {verdict.text}")
-    if not verdicts:
-        _say("nothing is here yet; see `purify models list`")
-    if any(verdict.state == "FAIL" for verdict in verdicts):
-        raise typer.Exit(1)
-
-
-@models.command("convert")
-def models_convert(
-    source: Annotated[str, typer.Argument(help="A name of `purify models list`, or a path.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="The new file.")],
-    architecture: Annotated[str | None, typer.Option(help="Of a path: a name in purify.networks.ARCHITECTURES.")] = None,
-    config: Annotated[str | None, typer.Option(help="Of a path: its official configuration as JSON, or the registry name of one like it.")] = None,
-    dtype: Annotated[str, typer.Option(help="float16 or float32.")] = "float32",
-) -> None:
-    """Write a checkpoint's averaged weights as one safetensors file that describes itself."""
-    from benchmarks.models import convert
-
-    print(*convert(source, out, architecture, config, dtype), sep="\n")
-
-
-@models.command("info")
-def models_info(file: Annotated[Path, typer.Argument(help="A .safetensors, .pt, .pth, .ckpt or .pkl file.")]) -> None:
-    """Say what a file holds, without loading its tensors or executing anything in it."""
-    from benchmarks.models import info
-
-    print(*info(file), sep="\n")
-
-
-@contextmanager
-def _said_how_to_go_on(folder: Path) -> Iterator[None]:
-    """Tells who stops a run how to resume it."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        _say(f"stopped; go on with the same command and --out {folder} --resume")
-        raise
-
-
-def _required_out(out: Path | None) -> Path:
-    if out is None:
-        raise ValueError("--resume needs --out: the folder of the run to go on with")
-    return out
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+        print(json.dumps(training.run(folder, resume, say), indent=2))
+    say(f"weights and pictures: {folder}")
 
 
 def main() -> None:
@@ -508,7 +324,7 @@ def main() -> None:
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("PURIFY_DEBUG"):
             raise
-        _say(f"error: {error}")
+        say(f"error: {error}")
         sys.exit(2)
 
 

@@ -1,0 +1,68 @@
+"""`purify models`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.commands.options import say
+
+models = typer.Typer(no_args_is_help=True, help="Weights of the literature: list, fetch, verify, convert, look into.")
+
+
+@models.command("list")
+def models_list() -> None:
+    """List the known checkpoints and data sets: what is here, and which packaged configurations use it."""
+    from rich.console import Console
+
+    from benchmarks.models import overview
+
+    Console().print(overview())
+
+
+@models.command("fetch")
+def models_fetch(
+    names: Annotated[
+        list[str], typer.Argument(help="Names of `purify models list`; classifiers: robustbench:DATASET/THREAT/NAME, torchvision:NAME, timm:NAME.")
+    ],
+) -> None:
+    """Download weights or data: resumed, checked, and moved into place at the end."""
+    from benchmarks.models import fetch
+
+    fetch(names, say)
+
+
+@models.command("verify")
+def models_verify(names: Annotated[list[str] | None, typer.Argument(help="Names as for fetch. Default: all of the list that are here.")] = None) -> None:
+    """Check size, checksum and, of score models, a strict load. The exit code is 1 where one fails."""
+    from benchmarks.models import verify
+
+    verdicts = verify(names or [])
+    for verdict in verdicts:
+        print(f"{verdict.state:<9} {verdict.name}: {verdict.text}")
+    if not verdicts:
+        say("nothing is here yet; see `purify models list`")
+    if any(verdict.state == "FAIL" for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+@models.command("convert")
+def models_convert(
+    source: Annotated[str, typer.Argument(help="A name of `purify models list`, or a path.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="The new file.")],
+    architecture: Annotated[str | None, typer.Option(help="Of a path: a name in purify.networks.ARCHITECTURES.")] = None,
+    config: Annotated[str | None, typer.Option(help="Of a path: its official configuration as JSON, or the registry name of one like it.")] = None,
+    dtype: Annotated[str, typer.Option(help="float16 or float32.")] = "float32",
+) -> None:
+    """Write a checkpoint's averaged weights as one safetensors file that describes itself."""
+    from benchmarks.models import convert
+
+    print(*convert(source, out, architecture, config, dtype), sep="\n")
+
+
+@models.command("info")
+def models_info(file: Annotated[Path, typer.Argument(help="A .safetensors, .pt, .pth, .ckpt or .pkl file.")]) -> None:
+    """Say what a file holds, without loading its tensors or executing anything in it."""
+    from benchmarks.models import info
+
+    print(*info(file), sep="\n")
