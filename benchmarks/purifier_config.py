@@ -61,7 +61,9 @@ def _section(name: str, scheme: type) -> type[PurifierConfig]:
         p.name: (_plain(hints[p.name]), ... if p.default is inspect.Parameter.empty else Field(p.default, validate_default=False)) for p in parameters
     }
     tag = (Literal[name], name)  # type: ignore[valid-type]
-    return create_model(f"{scheme.__name__}Config", __base__=PurifierConfig, __doc__=f"See `purify.{scheme.__name__}`.", scheme=tag, **fields)
+    return create_model(
+        f"{scheme.__name__}Config", __base__=PurifierConfig, __module__=__name__, __doc__=f"See `purify.{scheme.__name__}`.", scheme=tag, **fields
+    )
 
 
 def _plain(annotation: Any) -> Any:
@@ -77,6 +79,7 @@ def _is_plain(annotation: Any) -> bool:
 
 
 SECTIONS: dict[str, type[PurifierConfig]] = {name: _section(name, scheme) for name, scheme in PURIFIERS.items()}
+globals().update({section.__name__: section for section in SECTIONS.values()})  # where pickle looks: configurations travel to other processes
 
 
 def _scheme(value: Any) -> str | None:

@@ -165,7 +165,10 @@ def test_published_adjoint_is_called_as_published(unet_score, monkeypatch):
         ("purifier.t_star=1.2", "t_star must lie in (0, 1], got 1.2"),
         ("audit.steps=[100000]", 'grid="diffpure" cannot take steps=100000 from t_star='),
         ("audit.step=[3]", "unknown key 'audit.step'; did you mean 'steps'?"),
-        ("purifier.method=srk", 'purifier.method="srk": the audit\'s reference is an Euler loop'),
+        ("purifier.method=srk", "the audit's reference is an Euler loop over the reverse SDE: it cannot audit TorchSDE(method='srk'"),
+        ("purifier.solver=torchdiffeq", "it cannot audit TorchDiffEq("),
+        ("purifier={scheme: one_shot}", "purifier.scheme='one_shot': the audit's reference is an Euler loop"),
+        ("purifier.rounds=2", "purifier.rounds=2: the audit is of one path"),
     ],
 )
 def test_bad_settings_come_before_any_work(tmp_path, monkeypatch, capsys, override, message):

@@ -142,7 +142,7 @@ def test_resume_needs_the_same_run(folder, tiny, tmp_path, monkeypatch, capsys):
 def test_report_refuses_it(folder, monkeypatch, capsys):
     """Certified accuracies are no rows of `purify bench`'s table."""
     assert run(monkeypatch, "report", folder) == 2
-    assert "is not a summary of schema 1" in capsys.readouterr().err
+    assert "is a run of `purify certify`: it holds certified radii" in capsys.readouterr().err
 
 
 def test_the_bare_classifier_can_be_smoothed(tiny, tmp_path, monkeypatch):

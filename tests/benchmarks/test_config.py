@@ -1,3 +1,4 @@
+import pickle
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from benchmarks.certify_config import CertifyConfig
 from benchmarks.config import ConfigError
 from benchmarks.sweep_config import load_compare, load_sweep
 from benchmarks.train import TrainConfig
+from purify.purifiers import PURIFIERS
 
 GOOD = """
 data: {name: fashion-mnist-embedded, images: 4}
@@ -70,6 +72,12 @@ def test_another_scheme_has_keys_of_its_own(file, tmp_path):
     child.write_text("extends: bench.yaml\npurifier: {scheme: one_shot}\n")
     assert config.load(BenchConfig, str(child)).purifier.options == {"t_star": 0.1, "gradient": "exact", "time": "own"}
     assert config.load(BenchConfig, str(file), ["purifier.scheme=diffpure"]).purifier.steps == 5
+
+
+@pytest.mark.parametrize("scheme", PURIFIERS)
+def test_sections_of_all_schemes_travel_to_other_processes(file, scheme):
+    settings = config.load(BenchConfig, str(file), [f"purifier={{scheme: {scheme}}}"])
+    assert pickle.loads(pickle.dumps(settings)) == settings
 
 
 def test_packaged_names():

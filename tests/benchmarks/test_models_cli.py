@@ -103,7 +103,7 @@ def test_list_names_everything_and_its_users(monkeypatch, tmp_path):
     for name in registry.entries():
         assert any(f" {name} " in line for line in lines), name
     line = next(line for line in lines if " cifar10-ddpmpp-deep-vp " in line)
-    assert [cell.strip() for cell in line.split("│")[2:-1]] == ["score", "score_sde/ncsnpp", "unknown", "Apache-2.0", "no", "cifar10/diffpure, cifar10/l2"]
+    assert [cell.strip() for cell in line.split("│")[2:-1]] == ["score", "unknown", "no", "Apache-2.0", "2 cifar10"]
     assert models.used_by("cifar10-ddpmpp-vp") == ["other"] and models.used_by("cifar100-binary") == []
     assert "2,211.4 MB" in next(line for line in lines if " imagenet256-adm-uncond " in line)
 
