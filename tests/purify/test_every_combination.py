@@ -56,7 +56,7 @@ def closed_form(schedule, eta):
     return schedule.alpha(end) * (variances[0] / variances[1]) ** ((1 + eta**2) / 2)
 
 
-# First-order solvers are off by up to a tenth in 48 steps, the adjoint by more. Another eta would be off by more than that: 0.5 for 0.7 by 16 %, 0 for 1 by 89 %.
+# First-order solvers are off by up to a tenth in 48 steps, the adjoint by more. Another eta would be off by more: 0.5 for 0.7 by 16 %, 0 for 1 by 89 %.
 @pytest.mark.parametrize("solver", SOLVERS, ids=str)
 @pytest.mark.parametrize("schedule", PROCESSES, ids=lambda s: type(s).__name__)
 def test_the_slope_is_the_closed_form(schedule, solver):
