@@ -12,9 +12,7 @@ import torch
 from matplotlib import pyplot as plt
 from torch import Tensor
 
-from purify import DiffPure, noise_keys
-from purify.noise import Stage, standard_normal
-from purify.score import ScoreModel
+from purify import DiffPure
 
 
 def save_image_grid(
@@ -129,27 +127,3 @@ def save_audit_chart(rows: list[dict[str, Any]], path: Path) -> None:
     right.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=120)
     plt.close(figure)
-
-
-@torch.no_grad()
-def save_denoising_picture(model: ScoreModel, images: Tensor, times: Sequence[float], path: Path) -> None:
-    """Clean images (n, c, h, w) in [0, 1], and for each t the noisy image beside E[x_0 | x_t]."""
-    device = next(model.parameters()).device
-    x0 = model.from_unit(images.to(device))
-    noise = standard_normal(noise_keys(0, torch.arange(len(x0), device=device), 0), Stage.FORWARD, 0, tuple(x0.shape[1:]))
-    columns = [("clean", images)]
-    for t in (t for t in times if t <= model.t_max):
-        x_t = model.diffuse(x0, noise, t)
-        columns += [(f"t = {t}", model.to_unit(x_t)), (f"E[x0 | x_{t}]", model.to_unit(model.denoised(x_t, t)))]
-    save_image_grid(columns, {}, path)
-
-
-@torch.no_grad()
-def save_sample_picture(model: ScoreModel, path: Path, rows: int = 6, steps: int = 200) -> None:
-    """Samples from pure noise: the reverse SDE from t_max. Only meaningful for a network trained up to about t = 1."""
-    assert model.image_shape is not None
-    device = next(model.parameters()).device
-    purifier = DiffPure(model, t_star=model.t_max, steps=steps, grid="quadratic")
-    blank = torch.full((rows * rows, *model.image_shape), 0.5, device=device)  # alpha(1) is 0.7 %: almost nothing of it is left
-    samples = purifier(blank, noise_keys(0, torch.arange(len(blank), device=device), 0))
-    save_image_grid([("", column) for column in samples.split(rows)], {}, path)

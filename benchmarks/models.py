@@ -17,7 +17,7 @@ from benchmarks import config as configs
 from benchmarks import runs
 from benchmarks.classifiers import source_module
 from purify.score import ScoreModel
-from purify.zoo import KIND, archive, checkpoint, load_score_model, registry, save_score_model
+from purify.zoo import KIND, archive, checkpoint, load_score_model, packaged_score_models, registry, save_score_model
 from purify.zoo.checkpoint import CheckpointError
 from purify.zoo.download import DownloadError, address_of, check_file, download
 from purify.zoo.folders import models_folder
@@ -55,14 +55,16 @@ class Verdict:
 
 
 def overview() -> Table:
-    """Every entry of the registry, and which packaged configurations name it."""
+    """The packaged score models and every entry of the registry, and which packaged configurations name them."""
     whole = [Column(name, no_wrap=True) for name in ("name", "kind", "size", "here")]
     table = Table(*whole, "licence", "used by", title=f"models in {models_folder()}; configurations that use them, by folder")
+    rows = [(name, "score", _bytes(file.stat().st_size), "packaged", "MIT") for name, file in packaged_score_models().items()]
     for entry in registry.entries().values():
         size = "unknown" if entry.size is None else _bytes(entry.size)
-        here = "yes" if registry.is_here(entry) else "no"
-        folders = Counter(name.partition("/")[0] for name in used_by(entry.name))
-        table.add_row(entry.name, entry.kind, size, here, entry.licence, ", ".join(f"{count} {folder}" for folder, count in folders.items()))
+        rows.append((entry.name, entry.kind, size, "yes" if registry.is_here(entry) else "no", entry.licence))
+    for row in rows:
+        folders = Counter(name.partition("/")[0] for name in used_by(row[0]))
+        table.add_row(*row, ", ".join(f"{count} {folder}" for folder, count in folders.items()))
     return table
 
 

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import classifiers, datasets
+from benchmarks.card import Card
 from benchmarks.config import ConfigError
+from benchmarks.denoising import LINEAR_LIMIT, denoising_errors, own_times
 from benchmarks.runs import RunError, environment, progress_bar
 from benchmarks.train_config import TrainConfig
 from purify import networks, objectives, schedules, training, zoo
 from purify.adversarial_training import Perturbation, adversarial_denoising
-from purify.noise import Stage, noise_keys, standard_normal
 from purify.score import ScoreModel
 from purify.zoo import checkpoint
 
@@ -53,7 +54,7 @@ class Training:
         """Trains in the folder `out`, or goes on there; returns the measured quality.
 
         Written to `out`: log.jsonl (a line every few seconds), checkpoint.pt (every `checkpoint_minutes`, and on Ctrl-C or SIGTERM), and at
-        the end NAME.score.safetensors or NAME.classifier.safetensors with its provenance, and pictures.
+        the end NAME.score.safetensors or NAME.classifier.safetensors with its provenance, and of a score network card/, see `benchmarks.card`.
 
         Raises:
             RunError: no whole checkpoint to resume from.
@@ -78,16 +79,20 @@ class Training:
             path = out / f"{settings.name}.classifier.safetensors"
             classifiers.save_classifier(path, average, settings.architecture, settings.network, provenance)
             return quality
-        average.metadata = provenance
+        average.metadata = average.metadata | provenance
         average.image_shape = tuple(self.train_set.images.shape[1:])
-        zoo.save_score_model(out / f"{settings.name}.score.safetensors", average, settings.architecture, settings.network)
-
-        from benchmarks.figures import save_denoising_picture, save_sample_picture  # matplotlib is slow to import
-
-        times = [round(t, 4) for t in _quality_times(average).values()]
-        save_denoising_picture(average, datasets.as_floats(self.test_set.images[:8]), times, out / "denoising.png")
-        save_sample_picture(average, out / "samples.png")
+        path = out / f"{settings.name}.score.safetensors"
+        zoo.save_score_model(path, average, settings.architecture, settings.network)
+        self._write_card(zoo.load_score_model(path, check=False).to(self.device), path, say)
         return quality
+
+    def _write_card(self, model: ScoreModel, path: Path, say: Callable[[str], None]) -> None:
+        """Of the weights as they were stored."""
+        data, fits = self.settings.data, math.prod(self.train_set.images.shape[1:]) <= LINEAR_LIMIT
+        card = Card(self.settings.name, model, self.test_set, self.train_set if fits else None, data.test, data.train)
+        folder = path.parent / "card"
+        folder.mkdir(exist_ok=True)
+        card.write(folder, path, say)
 
     def _restore(self, path: Path, say: Callable[[str], None]) -> float:
         """Puts the trainer where the checkpoint left it; returns the seconds spent so far."""
@@ -201,6 +206,7 @@ def _start_from(model: ScoreModel, settings: TrainConfig) -> None:
     if different:
         raise ConfigError(f"init: {settings.init} was trained with {'; '.join(different)}: give this run the same, or start without init")
     _load_weights(model.network, start.network, settings)
+    model.metadata = {"init": start.metadata}
 
 
 def _load_weights(module: nn.Module, start: nn.Module, settings: TrainConfig) -> None:
@@ -228,29 +234,11 @@ def _stop_requests() -> Iterator[Callable[[], bool]]:
 
 @torch.no_grad()
 def _measure(settings: TrainConfig, model: nn.Module, test_set: datasets.Dataset) -> dict[str, Any]:
-    """A classifier's test accuracy, or the denoising error E |E[x0|x_t] - x0|^2 per pixel in [-1, 1] at `QUALITY_TIMES`, on the first 1,000 test images."""
-    device = next(model.parameters()).device
-    if settings.task == "classifier":
-        right = 0
-        for rows in torch.arange(len(test_set)).split(500):
-            right += int((model(datasets.as_floats(test_set.images[rows]).to(device)).argmax(1).cpu() == test_set.labels[rows]).sum())
-        return {"test_accuracy": right / len(test_set), "test_images": len(test_set)}
-    count = min(1000, len(test_set))
-    assert isinstance(model, ScoreModel)
-    low, high = model.value_range
-    x0 = objectives.to_network_range(test_set.images[:count], model.value_range)
-    noise = standard_normal(noise_keys(0, torch.arange(count), 0), Stage.FORWARD, 0, tuple(x0.shape[1:]))
-    errors = {}
-    for name, t in _quality_times(model).items():
-        total = 0.0
-        for clean, n in zip(x0.split(250), noise.split(250), strict=True):
-            clean, n = clean.to(device), n.to(device)
-            total += float((model.denoised(model.diffuse(clean, n, t), t) - clean).square().sum())
-        errors[str(name)] = round(total / x0.numel() * (2 / (high - low)) ** 2, 6)
-    return {"denoising_mse": errors, "test_images": count}
-
-
-def _quality_times(model: ScoreModel) -> dict[float, float]:
-    """`QUALITY_TIMES` that the model was trained on, each with its own time of as much noise."""
-    own = {t: model.time_of_vp(t) for t in QUALITY_TIMES}
-    return {name: t for name, t in own.items() if t <= model.t_max * (1 + 1e-9)}
+    """A classifier's test accuracy, or a score model's `denoising_errors` at `QUALITY_TIMES`."""
+    if settings.task == "score":
+        assert isinstance(model, ScoreModel)
+        return {"denoising_mse": denoising_errors(model, test_set, own_times(model, QUALITY_TIMES)), "test_images": min(1000, len(test_set))}
+    device, right = next(model.parameters()).device, 0
+    for rows in torch.arange(len(test_set)).split(500):
+        right += int((model(datasets.as_floats(test_set.images[rows]).to(device)).argmax(1).cpu() == test_set.labels[rows]).sum())
+    return {"test_accuracy": right / len(test_set), "test_images": len(test_set)}

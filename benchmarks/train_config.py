@@ -97,7 +97,8 @@ class OptimisationConfig(Section):
 class TrainConfig(Section):
     """A training run: of a score network or of a classifier.
 
-    `init` names trained weights to start from, a packaged name or a file of `purify train`; without it, they are drawn from the seed.
+    `init` names trained weights to start from, a packaged name or a file of `purify train`; without it, they are drawn from the seed. `notes` are what a user
+    of the weights should know, for the model card; they travel in the file.
     """
 
     task: Literal["score", "classifier"]
@@ -113,6 +114,7 @@ class TrainConfig(Section):
     objective: ObjectiveConfig = ObjectiveConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     init: str | None = None
+    notes: list[str] = []
     checkpoint_minutes: float = Field(3.0, gt=0)
 
     @model_validator(mode="after")

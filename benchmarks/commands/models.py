@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.commands.options import say
+from benchmarks.commands.options import Device, Out, say
 
-models = typer.Typer(no_args_is_help=True, help="Weights of the literature: list, fetch, verify, convert, look into.")
+models = typer.Typer(no_args_is_help=True, help="Weights: list, fetch, verify, convert, look into, describe.")
 
 
 @models.command("list")
@@ -66,3 +66,29 @@ def models_info(file: Annotated[Path, typer.Argument(help="A .safetensors, .pt, 
     from benchmarks.models import info
 
     print(*info(file), sep="\n")
+
+
+@models.command("card")
+def models_card(
+    name: Annotated[str, typer.Argument(help="A packaged score model, a name of `purify models list`, or a path.")],
+    test: Annotated[str, typer.Option(help="Data set of images that it was not trained on, e.g. cifar10-test; the first 1,000 are measured.")],
+    train: Annotated[str | None, typer.Option(help="What it was trained on: its errors are compared with the best linear denoiser of these images.")] = None,
+    root: Annotated[str | None, typer.Option(help="Folder of the data sets' files. Default: $PURIFY_DATA.")] = None,
+    out: Out = None,
+    device: Device = None,
+) -> None:
+    """Write a model card: what a score model is, its denoising error by noise level, denoised, purified and sampled images.
+
+    Writes README.md, card.json and PNG files.
+    """
+    from benchmarks import datasets, runs
+    from benchmarks.card import Card
+    from purify import zoo
+
+    where = runs.pick_device(device)
+    model = zoo.load_score_model(name).to(where)
+    card = Card(Path(name).name, model, datasets.load(test, root), None if train is None else datasets.load(train, root), test, train)
+    folder = runs.make_folder(out, "card")
+    packaged = zoo.packaged_score_models().get(name, Path(name))
+    card.write(folder, packaged if packaged.is_file() else None, say)
+    say(f"model card: {folder / 'README.md'}")

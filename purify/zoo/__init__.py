@@ -30,12 +30,15 @@ __all__ = [
 
 KIND = "score_model"
 _SUFFIX = ".score.safetensors"
+_BEST = {"cifar10": "cifar10-small"}
+"""A data set's name stands for the best packaged network that was trained on it."""
 
 
 def packaged_score_models() -> dict[str, Path]:
-    """Name -> file of the score models that come with the package."""
+    """Name -> file of the score models that come with the package. A data set's name, "cifar10", stands for the best one trained on it."""
     folder = Path(str(resources.files("purify.zoo") / "weights"))
-    return {file.name.removesuffix(_SUFFIX): file for file in sorted(folder.glob("*" + _SUFFIX))}
+    files = {file.name.removesuffix(_SUFFIX): file for file in sorted(folder.glob("*" + _SUFFIX))}
+    return files | {name: files[best] for name, best in _BEST.items() if best in files}
 
 
 def find_score_model(name_or_path: str | os.PathLike[str]) -> Path:

@@ -11,7 +11,7 @@ import torch
 import yaml
 from torchvision.datasets.mnist import read_image_file
 
-from benchmarks import cli, datasets, figures, load_classifier
+from benchmarks import card_figures, cli, datasets, load_classifier
 from benchmarks import config as configs
 from benchmarks.train import TrainConfig, Training, _measure
 from purify import load_score_model, schedules
@@ -36,7 +36,7 @@ CLASSIFIER = SCORE | {
 @pytest.fixture(autouse=True)
 def quick_samples(monkeypatch):
     """The pictures at the end of a training, with fewer steps."""
-    monkeypatch.setattr(figures, "save_sample_picture", functools.partial(figures.save_sample_picture, steps=10))
+    monkeypatch.setattr(card_figures, "save_samples", functools.partial(card_figures.save_samples, steps=10))
 
 
 def run(monkeypatch, *arguments):
@@ -59,7 +59,7 @@ def test_score_network(tmp_path, monkeypatch, capsys):
     assert model.metadata["quality"] == quality
     assert model.metadata["config"]["network"] == SCORE["network"] and model.metadata["images_seen"] == 128
     assert model.image_shape == (1, 28, 28)
-    assert (out / "samples.png").stat().st_size > 5000 and (out / "denoising.png").stat().st_size > 5000
+    assert all((out / "card" / name).stat().st_size > 5000 for name in ("samples.png", "denoised.png", "purified.png", "denoising.png"))
     last = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
     assert last["step"] == 8 and last["loss"] > 0
 
@@ -86,7 +86,7 @@ def test_score_network_in_edms_way(tmp_path, monkeypatch, capsys):
     quality = json.loads(capsys.readouterr().out)
     model = load_score_model(out / "tiny.score.safetensors", check=False)
     assert (model.schedule, model.prediction, model.sigma_data, model.t_max) == (schedules.EDM(), "edm", 0.7, 80.0)
-    assert (out / "samples.png").stat().st_size > 5000 and (out / "denoising.png").stat().st_size > 5000
+    assert all((out / "card" / name).stat().st_size > 5000 for name in ("samples.png", "denoised.png", "purified.png", "denoising.png"))
     loss = json.loads((out / "log.jsonl").read_text().splitlines()[-1])["loss"]
     assert 0.5 < loss < 2  # about 1 before anything is learned
     x0 = datasets.load("fashion-mnist-embedded").images.float() / 127.5 - 1
