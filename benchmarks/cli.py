@@ -237,6 +237,7 @@ def report(
     """Print the results of several runs as one Markdown table, and draw a curve over them; print the tables of sweeps and comparisons again."""
     from rich.console import Console
 
+    from benchmarks import markdown
     from benchmarks import report as reports
     from benchmarks.runs import RunError
 
@@ -247,7 +248,7 @@ def report(
         for line in reports.failure_lines(result):
             say(line)
     if summaries:
-        print(reports.markdown(summaries))
+        print(markdown.markdown(summaries))
     if curve is not None:
         if curve not in ("t_star", "steps"):
             raise RunError(f"--curve {curve!r} is not one of t_star, steps")

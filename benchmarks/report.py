@@ -82,7 +82,7 @@ def table(summary: dict[str, Any]) -> Table:
             attack += f"\n{_cost(r['attack_cost'])}" if r.get("attack_cost") else ""
         attack += f"\nundefined: {r['undefined']} draws" if r.get("undefined") else ""
         cells = (_stacked(e) for e in (r["single"], r["worst_of"][n], (r["majority"] or {}).get(n)))
-        result.add_row(r["model"], attack, *cells, _short(r["network_evaluations"]), f"{r['seconds']:.0f}", end_section=True)
+        result.add_row(r["model"], attack, *cells, short(r["network_evaluations"]), f"{r['seconds']:.0f}", end_section=True)
     return result
 
 
@@ -92,10 +92,10 @@ def _stacked(estimate: dict[str, Any] | None) -> str:
 
 
 def _cost(cost: dict[str, int]) -> str:
-    return f"cost {_short(cost['forward'])} / {_short(cost['backward'])}"
+    return f"cost {short(cost['forward'])} / {short(cost['backward'])}"
 
 
-def _short(count: float) -> str:
+def short(count: float) -> str:
     return f"{count / 1e6:.1f}M" if count >= 1e6 else f"{count / 1e3:.0f}k" if count >= 1e4 else f"{count:.0f}"
 
 
@@ -107,11 +107,11 @@ def paired_table(summary: dict[str, Any]) -> Table | None:
     for name in ("model", "attack", "compared with", "difference [95 %]", "p (sign flips)"):
         result.add_column(name)
     for p in summary["paired"]:
-        result.add_row(p["model"], ", ".join((p["attack"], *_ways(p))), p["reference"], _difference(p), f"{p['p_value']:.4f}")
+        result.add_row(p["model"], ", ".join((p["attack"], *_ways(p))), p["reference"], difference(p), f"{p['p_value']:.4f}")
     return result
 
 
-def _difference(paired: dict[str, Any] | None, separator: str = " ") -> str:
+def difference(paired: dict[str, Any] | None, separator: str = " ") -> str:
     """A paired difference and its interval in points; "-" where there is none."""
     if paired is None:
         return "-"
@@ -121,10 +121,10 @@ def _difference(paired: dict[str, Any] | None, separator: str = " ") -> str:
 
 def budget_lines(summary: dict[str, Any]) -> list[str]:
     """What a time limit took from a run, if anything."""
-    return reduction_lines(summary["budget"]) if _is_reduced(summary) else []
+    return reduction_lines(summary["budget"]) if is_reduced(summary) else []
 
 
-def _is_reduced(summary: dict[str, Any]) -> bool:
+def is_reduced(summary: dict[str, Any]) -> bool:
     return bool((summary.get("budget") or {}).get("reduced"))
 
 
@@ -157,7 +157,7 @@ def estimate_table(cost: CostEstimate, draws: int) -> Table:
         ("model", "attack", "forward", "backward", "NFE", "time"),
     )
     for row in cost.rows:
-        evaluations = (_short(cost.images * getattr(row, name)) for name in ("forward", "backward", "network_evaluations"))
+        evaluations = (short(cost.images * getattr(row, name)) for name in ("forward", "backward", "network_evaluations"))
         result.add_row(row.model, row.attack, *evaluations, duration(cost.images * row.seconds))
     return result
 
@@ -174,12 +174,12 @@ def rivals_tables(result: dict[str, Any]) -> list[Table]:
         rows.add_column(name, no_wrap=True)
     for r in result["results"]:
         own = _points(r["own_verdict"]["value"]) if r["own_verdict"] else "-"
-        cost = [_short(r["attack_cost"][name]) for name in ("forward", "backward")]
+        cost = [short(r["attack_cost"][name]) for name in ("forward", "backward")]
         rows.add_row(r["model"], f"{r['attack']}\n{r['package']}", _stacked(r["single"]), own, *cost, f"{r['seconds']:.0f}", end_section=True)
     title = "ours minus theirs, in points on the same images (negative: ours is stronger)"
     pairs = _table(title, ("model", "ours", "theirs", "difference\n[95 %]", "p", "verdict"))
     for p in result["paired"]:
-        cells = (_difference(p, "\n"), f"{p['p_value']:.3f}", p["verdict"])
+        cells = (difference(p, "\n"), f"{p['p_value']:.3f}", p["verdict"])
         pairs.add_row(p["model"], p["ours"], p["theirs"].replace(" of ", "\n"), *cells, end_section=True)
     return [rows, pairs]
 
@@ -191,7 +191,7 @@ def sweep_table(result: dict[str, Any]) -> Table:
     """
     table = _table(
         f"accuracy in %, 95 % interval over images; differences in points from {result['reference']} on the same images",
-        ("point", "attack", "single\ndraw", f"worst\nof {_draws(result)}", f"majority\nof {_draws(result)}", "difference"),
+        ("point", "attack", "single\ndraw", f"worst\nof {draws_of(result)}", f"majority\nof {draws_of(result)}", "difference"),
     )
     for point in result["points"]:
         name = "\n".join(line for part in point["name"].split(",") for line in textwrap.wrap(part, _WIDTH))
@@ -202,44 +202,19 @@ def sweep_table(result: dict[str, Any]) -> Table:
         rows = [row for row in point["results"] if row["model"] == "defended"]
         for number, row in enumerate(rows):
             attack = "none" if row["attack"] == "none" else f"{row['attack']}\n{row['threat']}"
-            cells = (_stacked(e) for e in (row["single"], *_of_all_draws(row)))
-            difference = "\n".join((_difference(row["paired"], "\n"), *(row.get("note") or "").split(", "))).rstrip()  # files of old have no notes
-            table.add_row("" if number else name, attack, *cells, difference, end_section=row is rows[-1])
+            cells = (_stacked(e) for e in (row["single"], *of_all_draws(row)))
+            gap = "\n".join((difference(row["paired"], "\n"), *(row.get("note") or "").split(", "))).rstrip()  # files of old have no notes
+            table.add_row("" if number else name, attack, *cells, gap, end_section=row is rows[-1])
     return table
 
 
-def compare_markdown(result: dict[str, Any]) -> str:
-    """The schemes of a comparison as a Markdown table, a line for each scheme and attack, and what its numbers are."""
-    n = _draws(result)
-    columns = ("scheme", "NFE", "s", "clean", "difference", "attack", "single draw", f"worst of {n}", f"majority of {n}", "difference")
-    lines = ["| " + " | ".join(columns) + " |", "|" + len(columns) * "---|"]
-    for point in result["points"]:
-        if not point["results"]:
-            lines.append("| " + " | ".join((point["name"], *3 * "-", point["state"], *5 * "-")) + " |")
-            continue
-        clean, *attacked = (row for row in point["results"] if row["model"] == "defended")
-        head = (point["name"], f"{point['network_evaluations']:g}", f"{point['seconds']:.2g}", percent(clean["single"]), _difference(clean["paired"]))
-        for row in attacked:
-            estimates = (row["single"], *_of_all_draws(row))
-            cells = (f"{row['attack']}, {row['threat']}", *(e and percent(e) or "-" for e in estimates), _difference(row["paired"]))
-            lines.append("| " + " | ".join((*head, *cells)) + " |")
-        if not attacked:
-            lines.append("| " + " | ".join((*head, *5 * "-")) + " |")
-    images = "/".join(map(str, dict.fromkeys(point["images"] for point in result["points"] if point["results"])))
-    about = (
-        f"{images} images; accuracies in % with 95 % intervals over images; differences of the single draw from `{result['reference']}`, in points on the same "
-        "images; NFE and s: network evaluations and seconds to purify and classify an image once."
-    )
-    return "\n".join([*lines, "", about])
-
-
-def _draws(result: dict[str, Any]) -> str:
+def draws_of(result: dict[str, Any]) -> str:
     """How many draws the points of a sweep have, or N where that differs."""
     counts = {point["draws"] for point in result["points"] if point["results"]}
     return str(counts.pop()) if len(counts) == 1 else "N"
 
 
-def _of_all_draws(row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def of_all_draws(row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Worst of, and majority of, all draws, however many they are."""
     return next(iter(row["worst_of"].values())), next(iter((row["majority"] or {}).values()), None)
 
@@ -329,22 +304,8 @@ def _ways(result: dict[str, Any]) -> list[str]:
     return ways + ([] if target is None else [f"target {target}"])
 
 
-def _attack(result: dict[str, Any]) -> str:
+def attack_of(result: dict[str, Any]) -> str:
     return "none" if result["attack"] == "none" else f"{result['attack']} ({_effort(result)})"
-
-
-def markdown(summaries: list[dict[str, Any]]) -> str:
-    """The results of several runs as one Markdown table."""
-    lines = ["| t* | steps | model | attack | gradient | single draw | worst of N | majority of N | own verdict | N | images |", "|" + 11 * "---|"]
-    for summary in summaries:
-        n = str(summary["draws"])
-        images = f"{summary['images']}{' (reduced by --budget)' if _is_reduced(summary) else ''}"
-        for r in summary["results"]:
-            cells = (r["t_star"] or "-", r["steps"] or "-", r["model"], _attack(r), r["gradient"] or "-", percent(r["single"]))
-            own, majority = r.get("own_verdict"), (r["majority"] or {}).get(n)
-            tail = (percent(r["worst_of"][n]), majority and percent(majority) or "-", own and percent(own) or "-", n, images)
-            lines.append("| " + " | ".join(map(str, (*cells, *tail))) + " |")
-    return "\n".join(lines)
 
 
 def curves(summaries: list[dict[str, Any]], key: str) -> dict[str, list[tuple[float, dict[str, Any]]]]:
@@ -354,7 +315,7 @@ def curves(summaries: list[dict[str, Any]], key: str) -> dict[str, list[tuple[fl
         n = str(summary["draws"])
         for r in summary["results"]:
             if r["model"] == "defended":
-                name = "clean" if r["attack"] == "none" else f"{_attack(r)}, {r['threat']}"
+                name = "clean" if r["attack"] == "none" else f"{attack_of(r)}, {r['threat']}"
                 lines.setdefault(f"{name}, single draw", []).append((r[key], r["single"]))
                 lines.setdefault(f"{name}, worst of {n}", []).append((r[key], r["worst_of"][n]))
     return lines

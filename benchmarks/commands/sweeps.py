@@ -26,8 +26,8 @@ def sweep(
 ) -> None:
     """Measure a defence at several values of its configuration: clean and robust accuracy against cost.
 
-    Every point is a bench run in a folder of its own. Writes sweep.json, sweep.png (accuracy against each value) and pareto.png (accuracy against network
-    evaluations), and compares all points with a reference, image by image. The exit code is 1 where a point failed.
+    Every point is a bench run in a folder of its own. Writes sweep.json, sweep.md (a table), sweep.png (accuracy against each value) and
+    pareto.png (accuracy against network evaluations), and compares all points with a reference, image by image. The exit code is 1 where a point failed.
 
     Every point measures the undefended classifier too. Attacks on it are the same whatever the purifier: leave them out by `models: [defended]` at each attack.
     """
@@ -64,14 +64,11 @@ def compare(
     from rich.console import Console
 
     from benchmarks import report
-    from benchmarks.runs import write_text
     from benchmarks.sweep_config import load_compare
 
     plan = load_compare(config, overrides)
     folder, result = _run_points(plan, out, device, resume, reference, equal_evaluations=not (unequal or plan.unequal))
-    write_text(folder / "compare.md", report.compare_markdown(result) + "\n")
     Console().print(report.sweep_table(result))
-    say(f"the same as a Markdown table: {folder / 'compare.md'}")
     _close_points(folder, result)
 
 
@@ -95,9 +92,14 @@ def _run_points(
 
 
 def _close_points(folder: Path, result: dict[str, Any]) -> None:
-    """The figure that every kind has, and the last lines; leaves by exit code 1 where a point failed."""
-    from benchmarks import report
+    """The figure and the Markdown table that both kinds have, and the last lines; leaves by exit code 1 where a point failed."""
+    from benchmarks import markdown, report
+    from benchmarks.runs import write_text
     from benchmarks.sweep_figures import save_pareto
+
+    table = folder / f"{result['kind']}.md"
+    write_text(table, markdown.points_markdown(result) + "\n")
+    say(f"the same as a Markdown table: {table}")
 
     if any(point["results"] for point in result["points"]):
         save_pareto(result, folder / "pareto.png")

@@ -157,6 +157,8 @@ def test_figures_and_table(folder, result):
     for name in ("sweep.png", "pareto.png"):
         with Image.open(folder / name) as image:
             assert image.size[0] > image.size[1] > 300 and len(image.convert("L").getcolors()) > 50
+    lines = (folder / "sweep.md").read_text().splitlines()
+    assert lines[0].startswith("| point | NFE |") and all(any(line.startswith(f"| {point['name']} |") for line in lines) for point in result["points"])
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(sweep_table(result))
     text = console.export_text()

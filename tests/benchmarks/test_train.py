@@ -115,9 +115,10 @@ def test_adversarial_training_starts_from_trained_weights(tmp_path, monkeypatch,
     """ADDT from a file: a step at no learning rate leaves its weights, up to the half precision of the file; steps move them."""
     start, file = prepared(SCORE).trainer, tmp_path / "start.score.safetensors"
     start.run()
+    start.average.metadata = {"steps": 8}
     save_score_model(file, start.average, SCORE["architecture"], SCORE["network"])
     objective = {"addt": {"classifier": {"name": "fashion-mnist"}, "rounds": 1}}
-    again = SCORE | {"init": str(file), "objective": objective}
+    again = SCORE | {"init": str(file), "objective": objective, "notes": ["trained twice"]}
     still = prepared(again | {"training": SCORE["training"] | {"steps": 1, "learning_rate": 1e-12, "ema_decay": 0.0}}).trainer
     still.run()
     for ours, theirs in zip(still.average.parameters(), start.average.parameters(), strict=True):
@@ -128,6 +129,7 @@ def test_adversarial_training_starts_from_trained_weights(tmp_path, monkeypatch,
     distance = (torch.cat([p.flatten() for p in model.parameters()]) - before).norm() / before.norm()
     assert 1e-3 < distance < 0.5
     assert model.metadata["config"]["objective"]["addt"]["classifier"]["name"] == "fashion-mnist"
+    assert model.metadata["init"] == {"steps": 8} and "- trained twice" in (moved / "card" / "README.md").read_text()
 
 
 def test_a_classifier_starts_from_trained_weights():

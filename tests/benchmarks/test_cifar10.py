@@ -1,0 +1,108 @@
+"""The packaged CIFAR-10 network and the reference that is made with it, on the images that PURIFY_TEST_DATA holds."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import config, datasets, markdown, setup
+from benchmarks.bench import Bench
+from benchmarks.bench_config import BenchConfig
+from benchmarks.config import ConfigError
+from benchmarks.denoising import denoising_errors, own_times
+from benchmarks.report import read_points, read_summary
+from benchmarks.sweep_config import load_compare, load_sweep
+from benchmarks.train_config import TrainConfig
+from purify import load_score_model, networks
+from purify.zoo import packaged_score_models
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "cifar10"
+README = Path(__file__).parents[2] / "README.md"
+needs_data = pytest.mark.skipif("PURIFY_TEST_DATA" not in os.environ, reason="PURIFY_TEST_DATA is unset: no CIFAR-10 at hand")
+
+
+@pytest.fixture
+def test_images(monkeypatch):
+    root = os.path.join(os.environ["PURIFY_TEST_DATA"], "cifar10")
+    monkeypatch.setenv("PURIFY_DATA", root)
+    return datasets.load("cifar10-test-1000")
+
+
+def test_the_data_sets_name_stands_for_the_small_network():
+    files = packaged_score_models()
+    assert files["cifar10"] == files["cifar10-small"] and files["cifar10-small"].stat().st_size <= 10e6
+    model = load_score_model("cifar10")
+    assert model.image_shape == (3, 32, 32) and model.t_max == 0.3
+    assert any("JPEG" in note for note in model.metadata["config"]["notes"])
+    assert model.metadata["init"]["config"]["name"] == "cifar10-small"
+
+
+@needs_data
+def test_the_stored_quality_is_that_of_the_stored_weights(test_images):
+    model = load_score_model("cifar10-small")
+    times = own_times(model, (0.05, 0.1, 0.2))
+    stored = model.metadata["quality"]["denoising_mse"]
+    for name, error in denoising_errors(model, test_images, times).items():
+        assert error == pytest.approx(stored[name], rel=2e-3)  # weights in half precision
+
+
+@needs_data
+@pytest.mark.parametrize("name", ["reference", "reference_32"])
+def test_the_reference_differentiates_end_to_end(name, test_images):
+    settings = config.load(BenchConfig, f"cifar10/{name}", ["purifier.steps=3", "data.images=2"])
+    parts = setup.load(settings, torch.device("cpu"), 2)
+    x, keys = parts.x.clone().requires_grad_(), torch.tensor([3, 4])
+    logits = parts.defended()(x, keys)
+    (gradient,) = torch.autograd.grad(logits.gather(1, parts.y[:, None]).sum(), x)
+    with torch.no_grad():
+        step = 3e-4 * gradient.sign()
+        change = parts.defended()(x + step, keys) - parts.defended()(x - step, keys)
+    assert float(change.gather(1, parts.y[:, None]).sum() / 6e-4) == pytest.approx(float(gradient.abs().sum()), rel=0.05)
+
+
+@needs_data
+def test_every_attack_of_the_references_can_begin(test_images):
+    for name in ("reference", "reference_32"):
+        bench = Bench(config.load(BenchConfig, f"cifar10/{name}", ["data.images=2"]), torch.device("cpu"))
+        assert {"pgd-eot", "eot-ensemble", "bpda", "adjoint", "transfer", "few-steps"} < {row.attack_name for row in bench.rows}
+        short = next(row.attack_config for row in bench.rows if row.attack_name.startswith("autoattack"))
+        assert (short.version == "rand") == (short.label == "autoattack-rand")  # nothing shortened bears the name
+
+
+def test_sweeps_of_the_reference_are_of_at_most_ten_evaluations():
+    points = [*load_sweep("cifar10/reference_t_star").points, *load_compare("cifar10/reference_solvers").points]
+    assert len(points) == 12
+    for point in points:
+        assert point.settings.data.images == 32 and getattr(point.settings.purifier, "steps", 1) <= 10
+
+
+def test_without_robustbenchs_weights_its_reference_says_what_to_fetch(tmp_path, monkeypatch):
+    monkeypatch.setenv("PURIFY_MODELS", str(tmp_path))
+    monkeypatch.setenv("PURIFY_DATA", str(tmp_path))
+    with pytest.raises(ConfigError, match="purify models fetch robustbench:cifar10/Linf/Standard") as raised:
+        setup.load(config.load(BenchConfig, "cifar10/reference_wrn-28-10"), torch.device("cpu"), 1)
+    assert "purify models fetch cifar10-binary" in str(raised.value)
+
+
+def test_the_large_network_is_one_of_ten_to_twenty_million_parameters():
+    settings = config.load(TrainConfig, "cifar10/train_score")
+    with torch.device("meta"):
+        network = networks.build(settings.architecture, settings.network)
+    assert 10e6 <= sum(parameter.numel() for parameter in network.parameters()) <= 20e6 and settings.times.t_max == 1.0
+
+
+def test_the_readme_has_the_numbers_of_the_summaries():
+    readme = README.read_text()
+    tables = [markdown.markdown([read_summary(RESULTS / "reference_32")])]
+    tables += [markdown.points_markdown(read_points(RESULTS / folder)) for folder in ("reference_t_star", "reference_solvers")]
+    for line in "\n".join(tables).splitlines():
+        assert not line.startswith("|") or line in readme, line
+
+
+def test_the_card_is_of_the_packaged_weights():
+    card = json.loads((RESULTS.parent / "cards" / "cifar10-small" / "card.json").read_text())
+    assert card["file_bytes"] == packaged_score_models()["cifar10-small"].stat().st_size
+    model = load_score_model("cifar10-small")
+    assert card["provenance"] == model.metadata
