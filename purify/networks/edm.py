@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from purify.parametrisation import preconditioning
+
 
 class PositionalEmbedding(nn.Module):
     """Cosines, then sines, at frequencies from 1 down to 1/10000 (`endpoint`: reaching it)."""
@@ -377,8 +379,8 @@ class EDMPrecond(_Precond):
 
     def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """See `_Precond.coefficients`."""
-        total = sigma**2 + self.sigma_data**2
-        return self.sigma_data**2 / total, sigma * self.sigma_data / total.sqrt(), 1 / total.sqrt(), sigma.log() / 4
+        known = preconditioning(sigma, self.sigma_data)
+        return known.c_skip, known.c_out, known.c_in, known.c_noise
 
 
 class VPPrecond(_Precond):
