@@ -1,7 +1,6 @@
 """Model cards: what a score model is, what it was trained on, how well it denoises, and what it makes, as a folder of text, numbers and pictures."""
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,8 @@ import yaml
 
 from benchmarks import datasets
 from benchmarks.config import ConfigError
-from benchmarks.denoising import LINEAR_LIMIT, LinearDenoiser, denoising_errors, own_times
-from benchmarks.runs import environment, fingerprint_model, full_precision, write_text
-from purify.schedules import noise_to_signal
+from benchmarks.denoising import LARGEST, LinearDenoiser, denoising_errors, measured_images, own_times
+from benchmarks.runs import environment, fingerprint_model, full_precision, progress_bar, write_text
 from purify.score import ScoreModel
 from purify.zoo import settings_of
 
@@ -24,11 +22,12 @@ TIMES = (0.01, 0.02, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 0.9)
 
 _SHOWN = (0.05, 0.1, 0.2, 0.3)  # of the pictures
 _PICTURES = 8
-_NOTHING_LEFT = 50.0  # noise per signal at t_max from which the reverse process makes images from pure noise
+_NOTHING_LEFT = 50.0  # noise level at t_max from which the reverse process makes images from pure noise
+_LINEAR = "linear denoiser"
 
 
 class Card:
-    """A checked card, ready to be made.
+    """What is needed to write a score model's card; the arguments are checked when it is built.
 
     Args:
         name: of the model, the card's title.
@@ -39,7 +38,8 @@ class Card:
         train_name: how the card calls `train_set`.
 
     Raises:
-        ConfigError, ValueError: data that the model does not take, or images too large for a linear denoiser.
+        ConfigError, ValueError: data that the model does not take, images too large for a linear denoiser, a class-conditional model without a class, or a
+            process that no file can describe.
     """
 
     def __init__(
@@ -47,71 +47,79 @@ class Card:
     ):
         self.name, self.model, self.test_set, self.train_set = name, model, test_set, train_set
         self.test_name, self.train_name = test_name, train_name
+        self.settings = settings_of(model)
+        self.shape = tuple(test_set.images.shape[1:])
         model.check_class()
-        for role, found in (("test", test_set), ("train", train_set)):
-            shape = None if found is None else tuple(found.images.shape[1:])
-            if shape is not None and model.image_shape is not None and shape != tuple(model.image_shape):
-                raise ConfigError(f"{role}: images of shape {shape}, {name} was trained on {tuple(model.image_shape)}")
-        if train_set is not None and math.prod(train_set.images.shape[1:]) > LINEAR_LIMIT:
-            raise ConfigError(f"train: the linear denoiser is for images of at most {LINEAR_LIMIT:,} numbers; leave the training images out")
+        try:
+            model.check_images(datasets.as_floats(test_set.images[:1]))
+        except ValueError as error:
+            raise ConfigError(f"test data {test_name!r} does not fit {name}: {error}") from error
+        if train_set is not None:
+            if tuple(train_set.images.shape[1:]) != self.shape:
+                raise ConfigError(f"training data {train_name!r} has images of shape {tuple(train_set.images.shape[1:])}, the test data {self.shape}")
+            if not LinearDenoiser.can_fit(train_set):
+                raise ConfigError(f"training data {train_name!r}: the {_LINEAR} is for images of at most {LARGEST:,} numbers; leave the training data out")
 
     @property
     def makes_samples(self) -> bool:
         """Whether the model was trained up to where nothing of an image is left."""
-        low, high = self.model.value_range
-        return self.model.image_shape is not None and noise_to_signal(self.model.schedule, self.model.t_max) * 2 / (high - low) >= _NOTHING_LEFT
+        return self.model.noise_level(self.model.t_max) >= _NOTHING_LEFT
 
     def write(self, out: Path, file: Path | None = None, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
         """Measures, and writes README.md, card.json and pictures into the folder `out`; returns the contents of card.json.
 
         Args:
             out: an existing folder.
-            file: the model's weight file, for its size and kind of numbers.
+            file: the model's weight file, for its size.
             say: told what is being done.
         """
         device = next(self.model.parameters()).device
-        times = own_times(self.model, TIMES)
         with full_precision(device):
-            say(f"measuring {self.name} at {len(times)} noise levels")
-            errors, linear = denoising_errors(self.model, self.test_set, times), None
-            if self.train_set is not None:
-                say("fitting the linear denoiser")
-                linear = LinearDenoiser.fit(self.train_set, self.model.value_range).errors(self.model, self.test_set, times)
+            rows = self._measure(say)
+            numbers = {
+                "schema": SCHEMA,
+                "name": self.name,
+                "weights": fingerprint_model(self.model, json.dumps(self.settings)),
+                "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+                "file_bytes": None if file is None else file.stat().st_size,
+                "test_data": self.test_name,
+                "test_images": measured_images(self.test_set),
+                "linear_denoiser": None if self.train_set is None else {"data": self.train_name, "images": len(self.train_set)},
+                "denoising": rows,
+                "settings": self.settings,
+                "provenance": self.model.metadata,
+                "environment": environment(device),
+            }
+            write_text(out / NUMBERS, json.dumps(numbers, indent=2) + "\n")
+            write_text(out / TEXT, "\n".join(self._text(numbers)) + "\n")
             say("drawing pictures")
-            self._draw(out, errors, linear)
-        numbers = {
-            "schema": SCHEMA,
-            "name": self.name,
-            "weights": fingerprint_model(self.model, json.dumps(settings_of(self.model))),
-            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
-            "file_bytes": None if file is None else file.stat().st_size,
-            "test_data": self.test_name,
-            "test_images": min(1000, len(self.test_set)),
-            "linear_denoiser_from": self.train_name if linear else None,
-            "denoising": [
-                {"t": float(t), "mse": errors[t]} | ({"linear_mse": linear[t], "ratio": round(errors[t] / linear[t], 4)} if linear else {}) for t in errors
-            ],
-            "settings": settings_of(self.model),
-            "provenance": self.model.metadata,
-            "environment": environment(device),
-        }
-        write_text(out / NUMBERS, json.dumps(numbers, indent=2) + "\n")
-        write_text(out / TEXT, "\n".join(self._text(numbers)) + "\n")
+            self._draw(out, rows)
         return numbers
 
-    def _draw(self, out: Path, errors: Mapping[str, float], linear: Mapping[str, float] | None) -> None:
+    def _measure(self, say: Callable[[str], None]) -> list[dict[str, float]]:
+        """A row for each noise level: `t` of the linear VP process, the model's own time, sigma / alpha on images in [-1, 1], and errors."""
+        times = own_times(self.model, TIMES)
+        with progress_bar(f"measuring {self.name}", len(times)) as update:
+            errors = denoising_errors(self.model, self.test_set, times, update)
+        rows = [{"t": t, "own_t": own, "noise_level": self.model.noise_level(own), "mse": errors[t]} for t, own in times.items()]
+        if self.train_set is not None:
+            say(f"fitting the {_LINEAR}")
+            linear = LinearDenoiser.fit(self.train_set, self.model.value_range).errors(self.model, self.test_set, times)
+            rows = [row | {"linear_mse": linear[row["t"]], "ratio": round(row["mse"] / linear[row["t"]], 4)} for row in rows]
+        return rows
+
+    def _draw(self, out: Path, rows: list[dict[str, float]]) -> None:
         from benchmarks import card_figures  # matplotlib is slow to import
 
         images = datasets.as_floats(self.test_set.images[:_PICTURES])
         shown = own_times(self.model, _SHOWN)
-        card_figures.save_denoising_curve(errors, linear, out / CURVE)
+        card_figures.save_denoising_curve(rows, out / CURVE)
         card_figures.save_denoised_images(self.model, images, shown, out / DENOISED)
         card_figures.save_purified_images(self.model, images, shown, out / PURIFIED)
         if self.makes_samples:
-            card_figures.save_samples(self.model, out / SAMPLES)
+            card_figures.save_samples(self.model, self.shape, out / SAMPLES)
 
     def _text(self, numbers: dict[str, Any]) -> list[str]:
-        provenance = self.model.metadata
         return [
             f"# {self.name}",
             "",
@@ -119,7 +127,7 @@ class Card:
             "",
             "## Training",
             "",
-            *_training(provenance),
+            *_training(self.model.metadata),
             "## Denoising error",
             "",
             *self._errors(numbers),
@@ -140,60 +148,65 @@ class Card:
             "",
             "## Limits",
             "",
-            *(f"- {limit}" for limit in self._limits(provenance)),
+            *(f"- {limit}" for limit in self._limits()),
         ]
 
     def _facts(self, numbers: dict[str, Any]) -> list[str]:
-        model, config = self.model, self.model.metadata.get("config", {})
+        model, provenance = self.model, self.model.metadata
         shape = "x".join(map(str, model.image_shape)) if model.image_shape else "any size"
         low, high = model.value_range
+        config = provenance["config"] if _is_ours(provenance) else {}
         network = f"`{config['architecture']}`, `{config['network']}`" if config else f"`{type(model.network).__name__}`"
+        size = f", a file of {numbers['file_bytes'] / 1e6:.1f} MB" if numbers["file_bytes"] else ""
         facts = {
             "images": f"{shape}, in [{low:g}, {high:g}]",
-            "process": f"`{model.schedule}`, trained up to t = {model.t_max:g}",
+            "process": f"`{model.schedule}`, trained up to its time {model.t_max:g}",
             "network": f"{network}: {numbers['parameters'] / 1e6:.1f} M parameters; it predicts {model.prediction}",
-            "weights": f"fingerprint `{numbers['weights'][:16]}`" + (f", file of {numbers['file_bytes'] / 1e6:.1f} MB" if numbers["file_bytes"] else ""),
+            "weights": f"fingerprint `{numbers['weights'][:16]}`{size}",
             "measured with": f"torch {numbers['environment']['torch']} on {numbers['environment']['device']}",
         }
         return ["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in facts.items())]
 
     def _errors(self, numbers: dict[str, Any]) -> list[str]:
-        low, high = self.model.value_range
-        compared = numbers["linear_denoiser_from"] is not None
         what = (
-            f"Mean squared error of E[x0 | x_t] per pixel, images in [-1, 1], on the first {numbers['test_images']:,} of `{self.test_name}`, one draw of "
-            "noise each. Noise levels are given as times t of the linear VP process; sigma is the noise on images in [-1, 1]."
+            f"Mean squared error of E[x0 | x_t] per pixel, images in [-1, 1], on the first {numbers['test_images']:,} of `{self.test_name}`, one draw of noise "
+            "each. Noise levels are given as times t of the linear VP process, and as sigma/alpha, the noise on images in [-1, 1]."
         )
-        if compared:
-            what += f" Beside it the best linear (Wiener) denoiser, fitted to `{self.train_name}`."
-        head = ["t", "sigma", "network", *(("linear", "ratio") if compared else ())]
-        lines = [what, "", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-        times = own_times(self.model, TIMES)
-        for row in numbers["denoising"]:
-            sigma = noise_to_signal(self.model.schedule, times[str(row["t"])]) * 2 / (high - low)
-            cells = [f"{row['t']:g}", f"{sigma:.3f}", f"{row['mse']:.5f}", *((f"{row['linear_mse']:.5f}", f"{row['ratio']:.3f}") if compared else ())]
-            lines.append("| " + " | ".join(cells) + " |")
-        return lines
+        names = ["mse"]
+        if self.train_set is not None:
+            names += ["linear_mse", "ratio"]
+            what += f" Beside it a linear (Wiener) denoiser, fitted to the {len(self.train_set):,} images of `{self.train_name}`."
+            if not LinearDenoiser.has_plenty(self.train_set):
+                what += " These are few for so many pixels: with more, it would do better, and the ratio would be larger."
+        head = ["t", "sigma/alpha", "network", "linear", "ratio"][: 2 + len(names)]
+        cells = (f"| {row['t']:g} | {row['noise_level']:.3f} | " + " | ".join(f"{row[name]:.5f}" for name in names) + " |" for row in numbers["denoising"])
+        return [what, "", "| " + " | ".join(head) + " |", "|---" * len(head) + "|", *cells]
 
     def _samples(self) -> list[str]:
         if self.makes_samples:
-            return ["Samples from pure noise, 200 Euler steps:", "", f"![samples]({SAMPLES})"]
+            return ["Samples from pure noise, 100 evaluations of SDE-DPM-Solver++:", "", f"![samples]({SAMPLES})"]
         return [
-            "No samples from pure noise: the network was not trained to where nothing of an image is left. The draws at the largest t\\* show what it makes up."
+            "No samples from pure noise: at the largest t that it was trained on, images are not yet noise. The draws at the largest t\\* show what it adds."
         ]
 
-    def _limits(self, provenance: Mapping[str, Any]) -> list[str]:
-        limits = [note for stage in _stages(provenance) for note in stage.get("config", {}).get("notes", [])]
-        if not self.makes_samples:
-            limits.append(f"Trained up to t = {self.model.t_max:g}: purifiers that diffuse further are refused, and it does not make images from pure noise.")
+    def _limits(self) -> list[str]:
+        limits = [note for stage in _stages(self.model.metadata) if _is_ours(stage) for note in stage["config"].get("notes", [])]
+        if self.model.t_max < self.model.schedule.t_max:
+            limits.append(f"Trained up to time {self.model.t_max:g} of its process: purifiers that diffuse further are refused.")
         limits.append("A small denoising error does not make a defence: how robust it is, and with which classifier, only an attack on the whole pair says.")
-        return list(dict.fromkeys(limits))
+        return limits
+
+
+def _is_ours(stage: Mapping[str, Any]) -> bool:
+    """Whether `purify train` wrote this: files may hold any provenance."""
+    config = stage.get("config")
+    return isinstance(config, Mapping) and {"architecture", "network", "training"} <= config.keys() and {"steps", "seed", "hours", "data"} <= stage.keys()
 
 
 def _stages(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The trainings that made the weights, the first one first."""
-    earlier = provenance.get("init")
-    return [*(_stages(earlier) if earlier else []), *([provenance] if provenance else [])]
+    """The trainings that made the weights, the first one first; what is not ours is one of unknown content."""
+    earlier = provenance.get("init") if _is_ours(provenance) else None
+    return [*(_stages(earlier) if isinstance(earlier, Mapping) and earlier else []), *([provenance] if provenance else [])]
 
 
 def _training(provenance: Mapping[str, Any]) -> list[str]:
@@ -205,11 +218,11 @@ def _training(provenance: Mapping[str, Any]) -> list[str]:
 
 def _stage(number: int, stage: Mapping[str, Any]) -> list[str]:
     """A training by `purify train`, or what else a file says of its origin."""
-    config = stage.get("config")
-    if not isinstance(config, Mapping) or "steps" not in stage:
+    if not _is_ours(stage):
         return [*(f"- {key}: {value}" for key, value in stage.items()), ""]
-    batch, device = config["training"]["batch_size"], stage["environment"]["device"]
-    kept = {key: value for key, value in config.items() if key not in ("task", "name", "data", "init", "checkpoint_minutes", "notes")}
+    config = stage["config"]
+    kept = {key: value for key, value in config.items() if key not in ("task", "name", "data", "checkpoint_minutes", "notes")}
     text = yaml.safe_dump(kept, sort_keys=False, default_flow_style=None, width=120).rstrip().splitlines()
-    done = f"{stage['steps']:,} steps of {batch} images, seed {stage['seed']}, {stage['hours']} hours by the clock, on {device}"
+    device = stage.get("environment", {}).get("device", "an unknown device")
+    done = f"{stage['steps']:,} steps of {config['training'].get('batch_size')} images, seed {stage['seed']}, {stage['hours']} hours by the clock, on {device}"
     return [f"{number}. `purify train` on `{stage['data']}`: {done}.", "", "   ```yaml", *(f"   {line}" for line in text), "   ```", ""]

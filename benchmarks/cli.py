@@ -248,7 +248,7 @@ def report(
         for line in reports.failure_lines(result):
             say(line)
     if summaries:
-        print(markdown.markdown(summaries))
+        print(markdown.runs_table(summaries))
     if curve is not None:
         if curve not in ("t_star", "steps"):
             raise RunError(f"--curve {curve!r} is not one of t_star, steps")

@@ -28,6 +28,7 @@ ZOOS = ("robustbench", "torchvision", "timm")
 """Zoos of classifiers whose weights have an address that a program can fetch."""
 
 _SHOWN = 6
+_PACKAGED_LICENCE = "MIT"  # as purify/zoo/weights/README.md says
 
 
 class ModelsError(ValueError):
@@ -58,7 +59,7 @@ def overview() -> Table:
     """The packaged score models and every entry of the registry, and which packaged configurations name them."""
     whole = [Column(name, no_wrap=True) for name in ("name", "kind", "size", "here")]
     table = Table(*whole, "licence", "used by", title=f"models in {models_folder()}; configurations that use them, by folder")
-    rows = [(name, "score", _bytes(file.stat().st_size), "packaged", "MIT") for name, file in packaged_score_models().items()]
+    rows = [(name, "score", _bytes(file.stat().st_size), "packaged", _PACKAGED_LICENCE) for name, file in packaged_score_models().items()]
     for entry in registry.entries().values():
         size = "unknown" if entry.size is None else _bytes(entry.size)
         rows.append((entry.name, entry.kind, size, "yes" if registry.is_here(entry) else "no", entry.licence))

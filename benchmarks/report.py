@@ -82,7 +82,7 @@ def table(summary: dict[str, Any]) -> Table:
             attack += f"\n{_cost(r['attack_cost'])}" if r.get("attack_cost") else ""
         attack += f"\nundefined: {r['undefined']} draws" if r.get("undefined") else ""
         cells = (_stacked(e) for e in (r["single"], r["worst_of"][n], (r["majority"] or {}).get(n)))
-        result.add_row(r["model"], attack, *cells, short(r["network_evaluations"]), f"{r['seconds']:.0f}", end_section=True)
+        result.add_row(r["model"], attack, *cells, short_count(r["network_evaluations"]), f"{r['seconds']:.0f}", end_section=True)
     return result
 
 
@@ -92,10 +92,10 @@ def _stacked(estimate: dict[str, Any] | None) -> str:
 
 
 def _cost(cost: dict[str, int]) -> str:
-    return f"cost {short(cost['forward'])} / {short(cost['backward'])}"
+    return f"cost {short_count(cost['forward'])} / {short_count(cost['backward'])}"
 
 
-def short(count: float) -> str:
+def short_count(count: float) -> str:
     return f"{count / 1e6:.1f}M" if count >= 1e6 else f"{count / 1e3:.0f}k" if count >= 1e4 else f"{count:.0f}"
 
 
@@ -107,11 +107,11 @@ def paired_table(summary: dict[str, Any]) -> Table | None:
     for name in ("model", "attack", "compared with", "difference [95 %]", "p (sign flips)"):
         result.add_column(name)
     for p in summary["paired"]:
-        result.add_row(p["model"], ", ".join((p["attack"], *_ways(p))), p["reference"], difference(p), f"{p['p_value']:.4f}")
+        result.add_row(p["model"], ", ".join((p["attack"], *_ways(p))), p["reference"], difference_text(p), f"{p['p_value']:.4f}")
     return result
 
 
-def difference(paired: dict[str, Any] | None, separator: str = " ") -> str:
+def difference_text(paired: dict[str, Any] | None, separator: str = " ") -> str:
     """A paired difference and its interval in points; "-" where there is none."""
     if paired is None:
         return "-"
@@ -157,7 +157,7 @@ def estimate_table(cost: CostEstimate, draws: int) -> Table:
         ("model", "attack", "forward", "backward", "NFE", "time"),
     )
     for row in cost.rows:
-        evaluations = (short(cost.images * getattr(row, name)) for name in ("forward", "backward", "network_evaluations"))
+        evaluations = (short_count(cost.images * getattr(row, name)) for name in ("forward", "backward", "network_evaluations"))
         result.add_row(row.model, row.attack, *evaluations, duration(cost.images * row.seconds))
     return result
 
@@ -174,12 +174,12 @@ def rivals_tables(result: dict[str, Any]) -> list[Table]:
         rows.add_column(name, no_wrap=True)
     for r in result["results"]:
         own = _points(r["own_verdict"]["value"]) if r["own_verdict"] else "-"
-        cost = [short(r["attack_cost"][name]) for name in ("forward", "backward")]
+        cost = [short_count(r["attack_cost"][name]) for name in ("forward", "backward")]
         rows.add_row(r["model"], f"{r['attack']}\n{r['package']}", _stacked(r["single"]), own, *cost, f"{r['seconds']:.0f}", end_section=True)
     title = "ours minus theirs, in points on the same images (negative: ours is stronger)"
     pairs = _table(title, ("model", "ours", "theirs", "difference\n[95 %]", "p", "verdict"))
     for p in result["paired"]:
-        cells = (difference(p, "\n"), f"{p['p_value']:.3f}", p["verdict"])
+        cells = (difference_text(p, "\n"), f"{p['p_value']:.3f}", p["verdict"])
         pairs.add_row(p["model"], p["ours"], p["theirs"].replace(" of ", "\n"), *cells, end_section=True)
     return [rows, pairs]
 
@@ -203,7 +203,7 @@ def sweep_table(result: dict[str, Any]) -> Table:
         for number, row in enumerate(rows):
             attack = "none" if row["attack"] == "none" else f"{row['attack']}\n{row['threat']}"
             cells = (_stacked(e) for e in (row["single"], *of_all_draws(row)))
-            gap = "\n".join((difference(row["paired"], "\n"), *(row.get("note") or "").split(", "))).rstrip()  # files of old have no notes
+            gap = "\n".join((difference_text(row["paired"], "\n"), *(row.get("note") or "").split(", "))).rstrip()  # files of old have no notes
             table.add_row("" if number else name, attack, *cells, gap, end_section=row is rows[-1])
     return table
 

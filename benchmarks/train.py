@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from benchmarks import classifiers, datasets
 from benchmarks.card import Card
 from benchmarks.config import ConfigError
-from benchmarks.denoising import LINEAR_LIMIT, denoising_errors, own_times
-from benchmarks.runs import RunError, environment, progress_bar
+from benchmarks.denoising import LinearDenoiser, denoising_errors, measured_images, own_times
+from benchmarks.runs import RunError, environment, full_precision, progress_bar
 from benchmarks.train_config import TrainConfig
 from purify import networks, objectives, schedules, training, zoo
 from purify.adversarial_training import Perturbation, adversarial_denoising
@@ -46,6 +46,9 @@ class Training:
         self.device = device
         model = _model(settings)
         self.train_set, self.test_set = (datasets.load(name, settings.data.root) for name in (settings.data.train, settings.data.test))
+        shapes = [tuple(found.images.shape[1:]) for found in (self.train_set, self.test_set)]
+        if shapes[0] != shapes[1]:
+            raise ConfigError(f"data.test={settings.data.test!r} has images of shape {shapes[1]}, data.train={settings.data.train!r} of {shapes[0]}")
         loss = _loss(settings, self.train_set, device)
         images, labels = self.train_set.images[:].to(device), self.train_set.labels.to(device)
         self.trainer = training.Trainer(model.to(device), loss, images, labels, training.TrainingSettings(**settings.training.model_dump()))
@@ -64,7 +67,8 @@ class Training:
         seconds = self._restore(out / CHECKPOINT, say) if resume else 0.0
         seconds = self._train(out, seconds, say)
         settings, average = self.settings, self.trainer.average
-        quality = _measure(settings, average, self.test_set)
+        with full_precision(self.device):
+            quality = _measure(settings, average, self.test_set)
         provenance = {
             "config": settings.model_dump(mode="json"),
             "seed": settings.training.seed,
@@ -87,12 +91,15 @@ class Training:
         return quality
 
     def _write_card(self, model: ScoreModel, path: Path, say: Callable[[str], None]) -> None:
-        """Of the weights as they were stored."""
-        data, fits = self.settings.data, math.prod(self.train_set.images.shape[1:]) <= LINEAR_LIMIT
-        card = Card(self.settings.name, model, self.test_set, self.train_set if fits else None, data.test, data.train)
+        """Of the weights as they were stored, which are safe whatever happens here."""
+        data = self.settings.data
+        fits = LinearDenoiser.can_fit(self.train_set) and LinearDenoiser.has_plenty(self.train_set)
         folder = path.parent / "card"
-        folder.mkdir(exist_ok=True)
-        card.write(folder, path, say)
+        try:
+            folder.mkdir(exist_ok=True)
+            Card(self.settings.name, model, self.test_set, self.train_set if fits else None, data.test, data.train).write(folder, path, say)
+        except (OSError, RuntimeError, ValueError) as error:
+            say(f"{path} is written, its card is not: {error}; try `purify models card {path} --test {data.test}`")
 
     def _restore(self, path: Path, say: Callable[[str], None]) -> float:
         """Puts the trainer where the checkpoint left it; returns the seconds spent so far."""
@@ -237,7 +244,8 @@ def _measure(settings: TrainConfig, model: nn.Module, test_set: datasets.Dataset
     """A classifier's test accuracy, or a score model's `denoising_errors` at `QUALITY_TIMES`."""
     if settings.task == "score":
         assert isinstance(model, ScoreModel)
-        return {"denoising_mse": denoising_errors(model, test_set, own_times(model, QUALITY_TIMES)), "test_images": min(1000, len(test_set))}
+        errors = denoising_errors(model, test_set, own_times(model, QUALITY_TIMES))
+        return {"denoising_mse": {str(t): error for t, error in errors.items()}, "test_images": measured_images(test_set)}
     device, right = next(model.parameters()).device, 0
     for rows in torch.arange(len(test_set)).split(500):
         right += int((model(datasets.as_floats(test_set.images[rows]).to(device)).argmax(1).cpu() == test_set.labels[rows]).sum())

@@ -166,6 +166,11 @@ class ScoreModel(nn.Module):
         own = self.schedule.time_of(noise_to_signal(LinearVP(), t) * (high - low) / 2)
         return own.clamp_min(1e-5) if isinstance(own, Tensor) else max(own, 1e-5)
 
+    def noise_level(self, t: float) -> float:
+        """sigma(t) / alpha(t) for images in [-1, 1]: what tells times of different processes and ranges of pixels apart."""
+        low, high = self.value_range
+        return noise_to_signal(self.schedule, t) * 2 / (high - low)
+
     def forward(self, x: Tensor, t: float | Tensor, whole: bool = False) -> Tensor:
         """The network's own output at time `t`: a float, or (b,).
 

@@ -73,6 +73,7 @@ def models_card(
     name: Annotated[str, typer.Argument(help="A packaged score model, a name of `purify models list`, or a path.")],
     test: Annotated[str, typer.Option(help="Data set of images that it was not trained on, e.g. cifar10-test; the first 1,000 are measured.")],
     train: Annotated[str | None, typer.Option(help="What it was trained on: its errors are compared with the best linear denoiser of these images.")] = None,
+    class_label: Annotated[int | None, typer.Option(help="Of a class-conditional model: the class whose images it is to describe.")] = None,
     root: Annotated[str | None, typer.Option(help="Folder of the data sets' files. Default: $PURIFY_DATA.")] = None,
     out: Out = None,
     device: Device = None,
@@ -86,9 +87,12 @@ def models_card(
     from purify import zoo
 
     where = runs.pick_device(device)
-    model = zoo.load_score_model(name).to(where)
-    card = Card(Path(name).name, model, datasets.load(test, root), None if train is None else datasets.load(train, root), test, train)
+    model = zoo.load_score_model(name)
+    if class_label is not None:
+        model = model.with_class(class_label)
+    test_set, train_set = datasets.load(test, root), None if train is None else datasets.load(train, root)
+    card = Card(Path(name).name, model.to(where), test_set, train_set, test, train)
     folder = runs.make_folder(out, "card")
-    packaged = zoo.packaged_score_models().get(name, Path(name))
-    card.write(folder, packaged if packaged.is_file() else None, say)
+    known = name in zoo.registry.entries() or Path(name).is_dir()
+    card.write(folder, None if known else zoo.find_score_model(name), say)
     say(f"model card: {folder / 'README.md'}")

@@ -98,7 +98,7 @@ def _close_points(folder: Path, result: dict[str, Any]) -> None:
     from benchmarks.sweep_figures import save_pareto
 
     table = folder / f"{result['kind']}.md"
-    write_text(table, markdown.points_markdown(result) + "\n")
+    write_text(table, markdown.points_table(result) + "\n")
     say(f"the same as a Markdown table: {table}")
 
     if any(point["results"] for point in result["points"]):

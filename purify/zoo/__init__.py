@@ -30,15 +30,15 @@ __all__ = [
 
 KIND = "score_model"
 _SUFFIX = ".score.safetensors"
-_BEST = {"cifar10": "cifar10-small"}
-"""A data set's name stands for the best packaged network that was trained on it."""
+_OF_DATA = {"cifar10": "cifar10-small"}
+"""A data set's name stands for the packaged network that was trained on it, unless one bears that name itself."""
 
 
 def packaged_score_models() -> dict[str, Path]:
-    """Name -> file of the score models that come with the package. A data set's name, "cifar10", stands for the best one trained on it."""
+    """Name -> file of the score models that come with the package. A data set's name, "cifar10", stands for the one trained on it."""
     folder = Path(str(resources.files("purify.zoo") / "weights"))
     files = {file.name.removesuffix(_SUFFIX): file for file in sorted(folder.glob("*" + _SUFFIX))}
-    return files | {name: files[best] for name, best in _BEST.items() if best in files}
+    return {name: files[network] for name, network in _OF_DATA.items() if network in files} | files
 
 
 def find_score_model(name_or_path: str | os.PathLike[str]) -> Path:

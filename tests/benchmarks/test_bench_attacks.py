@@ -108,7 +108,7 @@ def test_the_table_fits_80_columns_and_says_it_all(run):
     for text in ("transfer", "surrogate steps=1", "target 5", "target reached:", "cost 16 / 16", "StAdv 0.05"):
         assert text in printed
     assert "…" not in printed
-    assert "| defended | transfer (2 steps, EOT 1, transfer) | - |" in markdown.markdown([run[1]])
+    assert "| defended | transfer (2 steps, EOT 1, transfer) | - |" in markdown.runs_table([run[1]])
 
 
 def test_summaries_of_old_can_be_printed(run):
@@ -120,7 +120,7 @@ def test_summaries_of_old_can_be_printed(run):
         for key in ("attack_cost", "undefined", "reached", "through", "surrogate", "target", "unit", "settings"):
             row.pop(key, None)
     assert report.flag_lines(old) == [] and report.table(old).row_count == len(old["results"])
-    assert "pgd (2 steps, EOT 2)" in markdown.markdown([old])
+    assert "pgd (2 steps, EOT 2)" in markdown.runs_table([old])
 
 
 def test_a_verdict_on_another_model_is_not_the_defences(tmp_path):

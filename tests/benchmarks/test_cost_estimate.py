@@ -127,7 +127,7 @@ def test_a_budget_reduces_and_says_so(file, tmp_path, monkeypatch, capsys):
     assert summary["budget"]["seconds"] == 20 and summary["budget"]["reduced"] == {"data.images": [20, summary["images"]]}
     printed = capsys.readouterr()
     assert f"data.images: 20 -> {summary['images']}" in printed.err and f"data.images: 20 -> {summary['images']}" in printed.out
-    assert f"| {summary['images']} (reduced by --budget) |" in markdown.markdown([summary])
+    assert f"| {summary['images']} (reduced by --budget) |" in markdown.runs_table([summary])
     assert yaml.safe_load((out / "config.yaml").read_text())["data"]["images"] == summary["images"]
     assert run(monkeypatch, "bench", out / "config.yaml", "--out", out, "--resume", "--device", "cpu") == 0
     assert json.loads((out / "summary.json").read_text())["budget"] == summary["budget"]  # it stays with the run

@@ -3,7 +3,7 @@ import torch
 
 from benchmarks import datasets
 from benchmarks.datasets import Dataset
-from benchmarks.denoising import LINEAR_LIMIT, LinearDenoiser, denoising_errors, own_times
+from benchmarks.denoising import LARGEST, PLENTY, LinearDenoiser, denoising_errors, own_times
 from purify import ScoreModel, load_score_model, schedules
 from purify.networks.gaussian import GaussianNoise
 
@@ -28,7 +28,7 @@ def test_of_gaussian_data_both_errors_are_the_posterior_variance(schedule, value
     linear = LinearDenoiser.fit(gaussian_images(20_000), value_range).errors(model, test, times)
     vp = schedules.LinearVP()
     for name, error in exact.items():
-        ratio = vp.sigma(float(name)) / vp.alpha(float(name))
+        ratio = vp.sigma(name) / vp.alpha(name)
         expected = 1 / (1 / (60 / 255) ** 2 + 1 / ratio**2)
         assert error == pytest.approx(expected, rel=0.03), name  # 16,000 squares of normals: 1.1 %
         assert linear[name] == pytest.approx(error, rel=2e-3)
@@ -40,7 +40,7 @@ def test_the_linear_denoiser_uses_correlations():
     greys = (128 + 40 * torch.randn(5000, 1, 1, 1, generator=generator)).clamp(0, 255).byte().expand(-1, 1, 4, 4).contiguous()
     data = Dataset(greys, torch.zeros(5000, dtype=torch.int64), ("all",))
     model = load_score_model("fashion-mnist")
-    error = LinearDenoiser.fit(data, (-1.0, 1.0)).errors(model, data, {"0.1": 0.1})["0.1"]
+    error = LinearDenoiser.fit(data, (-1.0, 1.0)).errors(model, data, {0.1: 0.1})[0.1]
     ratio = model.schedule.sigma(0.1) / model.schedule.alpha(0.1)
     assert error == pytest.approx(1 / (1 / (80 / 255) ** 2 + 16 / ratio**2), rel=0.1)
 
@@ -55,13 +55,23 @@ def test_the_packaged_network_beats_the_linear_denoiser():
 
 def test_times_beyond_the_training_are_left_out():
     model = ScoreModel(torch.nn.Identity(), schedules.LinearVP(), t_max=0.3)
-    assert own_times(model, (0.1, 0.3, 0.31)) == {"0.1": pytest.approx(0.1), "0.3": pytest.approx(0.3)}
+    assert own_times(model, (0.1, 0.3, 0.31)) == {0.1: pytest.approx(0.1), 0.3: 0.3}
     edm = own_times(ScoreModel(torch.nn.Identity(), schedules.EDM()), (0.1,))
-    assert edm["0.1"] == pytest.approx(schedules.LinearVP().sigma(0.1) / schedules.LinearVP().alpha(0.1))
+    assert edm[0.1] == pytest.approx(schedules.LinearVP().sigma(0.1) / schedules.LinearVP().alpha(0.1))
+
+
+def test_few_images_make_a_worse_linear_denoiser():
+    """From twice as many images as pixels it overfits by a third, from `PLENTY` times as many by little: what a card may call a comparison."""
+    model, test, best = load_score_model("fashion-mnist"), gaussian_images(1000, seed=1), {}
+    for images in (2 * 16, PLENTY * 16, 20_000):
+        train = gaussian_images(images)
+        assert LinearDenoiser.has_plenty(train) == (images >= PLENTY * 16)
+        best[images] = LinearDenoiser.fit(train, (-1.0, 1.0)).errors(model, test, {0.1: 0.1})[0.1]
+    assert best[32] > 1.1 * best[20_000] and best[160] < 1.05 * best[20_000]
 
 
 def test_large_images_are_refused():
-    side = int(LINEAR_LIMIT**0.5) + 1
+    side = int(LARGEST**0.5) + 1
     data = Dataset(torch.zeros(2, 1, side, side, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64), ("all",))
     with pytest.raises(ValueError, match="at most 5,000 numbers"):
         LinearDenoiser.fit(data, (-1.0, 1.0))
