@@ -283,3 +283,11 @@ def test_unknown_prediction():
             ScoreModel(nn.Identity(), LinearVP(), **arguments)
     with pytest.raises(ValueError, match='prediction="edm" has labels that are not counted'):
         ScoreModel(nn.Identity(), LinearVP(), "edm").with_label_rounding("floor")
+
+
+def test_the_noise_level_has_the_units_of_images_in_minus_one_to_one():
+    vp = ScoreModel(nn.Identity(), LinearVP())
+    assert vp.noise_level(0.1) == pytest.approx(vp.schedule.sigma(0.1) / vp.schedule.alpha(0.1))
+    ve = ScoreModel(nn.Identity(), VE(), value_range=(0.0, 1.0))
+    assert ve.noise_level(ve.time_of_vp(0.1)) == pytest.approx(vp.noise_level(0.1))
+    assert ve.noise_level(0.5) == pytest.approx(2 * ve.schedule.sigma(0.5) / ve.schedule.alpha(0.5))
