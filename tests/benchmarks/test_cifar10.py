@@ -67,7 +67,7 @@ def test_the_reference_differentiates_end_to_end(name, test_images):
 def test_every_attack_of_the_references_can_begin(test_images):
     for name in ("reference", "reference_32"):
         bench = Bench(config.load(BenchConfig, f"cifar10/{name}", ["data.images=2"]), torch.device("cpu"))
-        assert {"pgd-eot", "eot-ensemble", "bpda", "adjoint", "transfer", "few-steps"} < {row.attack_name for row in bench.rows}
+        assert {"pgd-eot", "eot-ensemble", "bpda", "adjoint", "transfer", "surrogate"} < {row.attack_name for row in bench.rows}
         for attack in (row.attack_config for row in bench.rows if row.attack_config is not None):
             facts = attack.facts(True)
             assert "rand" not in attack.label or (attack.kind, attack.version, facts["iterations"], facts["eot"]) == ("autoattack", "rand", 100, 20), (
