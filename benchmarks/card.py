@@ -179,7 +179,11 @@ class Card:
             if not LinearDenoiser.has_plenty(self.train_set):
                 what += " These are few for so many pixels: with more, it would do better, and the ratio would be larger."
         head = ["t", "sigma/alpha", "network", "linear", "ratio"][: 2 + len(names)]
-        cells = (f"| {row['t']:g} | {row['noise_level']:.3f} | " + " | ".join(f"{row[name]:.5f}" for name in names) + " |" for row in numbers["denoising"])
+        digits = {"ratio": 3}
+        cells = (
+            " | ".join((f"| {row['t']:g}", f"{row['noise_level']:.3f}", *(f"{row[name]:.{digits.get(name, 5)}f}" for name in names))) + " |"
+            for row in numbers["denoising"]
+        )
         return [what, "", "| " + " | ".join(head) + " |", "|---" * len(head) + "|", *cells]
 
     def _samples(self) -> list[str]:
@@ -213,16 +217,23 @@ def _training(provenance: Mapping[str, Any]) -> list[str]:
     stages = _stages(provenance)
     if not stages:
         return ["Nothing is known of its training: the file does not say.", ""]
-    return [line for number, stage in enumerate(stages, 1) for line in _stage(number, stage)]
+    lines, before = [], {}
+    for number, stage in enumerate(stages, 1):
+        if not _is_ours(stage):
+            lines += [*(f"- {key}: {value}" for key, value in stage.items()), ""]
+            continue
+        lines += _stage(number, stage, before)
+        before = stage["config"]
+    return lines
 
 
-def _stage(number: int, stage: Mapping[str, Any]) -> list[str]:
-    """A training by `purify train`, or what else a file says of its origin."""
-    if not _is_ours(stage):
-        return [*(f"- {key}: {value}" for key, value in stage.items()), ""]
+def _stage(number: int, stage: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
+    """A training by `purify train`: its configuration, or in what it differs from the one before."""
     config = stage["config"]
-    kept = {key: value for key, value in config.items() if key not in ("task", "name", "data", "checkpoint_minutes", "notes")}
-    text = yaml.safe_dump(kept, sort_keys=False, default_flow_style=None, width=120).rstrip().splitlines()
+    told = {key: value for key, value in config.items() if key not in ("task", "name", "data", "checkpoint_minutes", "notes") and value is not None}
+    told = {key: value for key, value in told.items() if key not in before or value != before[key]}
+    text = yaml.safe_dump(told, sort_keys=False, default_flow_style=None, width=120).rstrip().splitlines()
     device = stage.get("environment", {}).get("device", "an unknown device")
     done = f"{stage['steps']:,} steps of {config['training'].get('batch_size')} images, seed {stage['seed']}, {stage['hours']} hours by the clock, on {device}"
-    return [f"{number}. `purify train` on `{stage['data']}`: {done}.", "", "   ```yaml", *(f"   {line}" for line in text), "   ```", ""]
+    so_far = "; as before but for" if before else ", with"
+    return [f"{number}. `purify train` on `{stage['data']}`: {done}{so_far}", "", "   ```yaml", *(f"   {line}" for line in text), "   ```", ""]
