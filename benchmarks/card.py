@@ -1,7 +1,7 @@
 """Model cards: what a score model is, what it was trained on, how well it denoises, and what it makes, as a folder of text, numbers and pictures."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Card:
         train_set: what it was trained on, to fit the linear denoiser that its errors are compared with; None for no comparison.
         test_name: how the card calls `test_set`.
         train_name: how the card calls `train_set`.
+        notes: what else a user should know, beside the notes that the file holds.
 
     Raises:
         ConfigError, ValueError: data that the model does not take, images too large for a linear denoiser, a class-conditional model without a class, or a
@@ -43,10 +44,17 @@ class Card:
     """
 
     def __init__(
-        self, name: str, model: ScoreModel, test_set: datasets.Dataset, train_set: datasets.Dataset | None, test_name: str, train_name: str | None = None
+        self,
+        name: str,
+        model: ScoreModel,
+        test_set: datasets.Dataset,
+        train_set: datasets.Dataset | None,
+        test_name: str,
+        train_name: str | None = None,
+        notes: Sequence[str] = (),
     ):
         self.name, self.model, self.test_set, self.train_set = name, model, test_set, train_set
-        self.test_name, self.train_name = test_name, train_name
+        self.test_name, self.train_name, self.notes = test_name, train_name, notes
         self.settings = settings_of(model)
         self.shape = tuple(test_set.images.shape[1:])
         model.check_class()
@@ -146,9 +154,9 @@ class Card:
             "",
             *self._samples(),
             "",
-            "## Limits",
+            "## Notes and limits",
             "",
-            *(f"- {limit}" for limit in self._limits()),
+            *(f"- {note}" for note in (*self.notes, *self._limits())),
         ]
 
     def _facts(self, numbers: dict[str, Any]) -> list[str]:
@@ -157,7 +165,8 @@ class Card:
         low, high = model.value_range
         config = provenance["config"] if _is_ours(provenance) else {}
         network = f"`{config['architecture']}`, `{config['network']}`" if config else f"`{type(model.network).__name__}`"
-        size = f", a file of {numbers['file_bytes'] / 1e6:.1f} MB" if numbers["file_bytes"] else ""
+        bits = round(8 * (numbers["file_bytes"] or 0) / numbers["parameters"])
+        size = f", a file of {numbers['file_bytes'] / 1e6:.1f} MB ({bits} bits a number)" if numbers["file_bytes"] else ""
         facts = {
             "images": f"{shape}, in [{low:g}, {high:g}]",
             "process": f"`{model.schedule}`, trained up to its time {model.t_max:g}",

@@ -52,7 +52,7 @@ def save_purified_images(model: ScoreModel, images: Tensor, times: Mapping[float
     for name, t in times.items():
         purifier = DiffPure(model, t_star=t, steps=steps, solver="dpm++", eta=1)
         for draw in range(2):
-            columns.append((f"t* = {name:g}", purifier(images.to(device), noise_keys(0, torch.arange(len(images), device=device), draw))))
+            columns.append((f"t* = {name:g}, draw {draw + 1}", purifier(images.to(device), noise_keys(0, torch.arange(len(images), device=device), draw))))
     save_image_grid(columns, {}, path)
 
 

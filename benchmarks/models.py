@@ -108,7 +108,7 @@ def verify(names: Sequence[str]) -> list[Verdict]:
     `names` as for `fetch`; of classifiers the checksum recorded when they were fetched, and the one in torchvision's file names.
     """
     if names:
-        return [_verify_classifier(name) if name.partition(":")[0] in ZOOS else _verify(registry.find(name)) for name in names]
+        return [_verify_named(name) for name in names]
     entries = registry.entries().values()
     return [_verify(entry) for entry in entries if registry.is_here(entry) or any(path.exists() for _, path in registry.downloads_of(entry))]
 
@@ -150,7 +150,8 @@ def convert(source: str, out: Path, architecture: str | None, config: str | None
 
 
 def info(path: Path) -> list[str]:
-    """Lines that say what a file holds, without loading its tensors."""
+    """Lines that say what a file, or the file of a packaged name, holds, without loading its tensors."""
+    path = packaged_score_models().get(str(path), path)
     found = inspect(path)
     lines = [f"{path}: {found.format}, {_bytes(found.size)}"]
     if found.imports:
@@ -224,6 +225,20 @@ def _bar(title: str) -> Iterator[Callable[[int, int | None], None]]:
     with Progress(*columns, console=runs.console, disable=not runs.console.is_terminal) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _verify_named(name: str) -> Verdict:
+    if name.partition(":")[0] in ZOOS:
+        return _verify_classifier(name)
+    return _verify_packaged(name) if name in packaged_score_models() else _verify(registry.find(name))
+
+
+def _verify_packaged(name: str) -> Verdict:
+    try:
+        model = load_score_model(name)
+    except CheckpointError as error:
+        return Verdict(name, "FAIL", str(error))
+    return Verdict(name, "ok", f"packaged, strict load: {sum(parameter.numel() for parameter in model.parameters()):,} parameters")
 
 
 def _verify(entry: Entry) -> Verdict:

@@ -7,6 +7,7 @@ position are its counter.
 """
 
 import math
+from collections.abc import Sequence
 from enum import IntEnum
 
 import torch
@@ -30,17 +31,18 @@ def philox(counter: tuple[Tensor | int, Tensor | int, Tensor | int, Tensor | int
     return c0, c1, c2, c3
 
 
-def noise_keys(seed: int, image_ids: Tensor, draw: int | Tensor) -> Tensor:
+def noise_keys(seed: int, image_ids: Tensor | Sequence[int], draw: int | Tensor) -> Tensor:
     """Keys of one draw for each image: equal arguments give equal noise, anything else independent noise.
 
     Args:
         seed: of the experiment, any int64.
-        image_ids: (b,), integers that identify the images, for instance their positions in the test set.
+        image_ids: (b,), integers that identify the images, for instance their positions in the test set: a tensor, or a sequence such as a range.
         draw: number of the draw, from 0; or (b,) int64, one for each image, on the device of `image_ids`.
 
     Returns:
         (b,) int64, on the device of `image_ids`.
     """
+    image_ids = torch.as_tensor(image_ids)
     if image_ids.ndim != 1 or image_ids.is_floating_point() or image_ids.dtype == torch.bool:
         raise ValueError(f"image_ids must be an integer tensor of shape (b,), got {image_ids.dtype} of shape {tuple(image_ids.shape)}")
     return derive_keys(image_ids.long(), draw, seed, Purpose.DRAW)

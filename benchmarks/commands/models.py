@@ -61,7 +61,7 @@ def models_convert(
 
 
 @models.command("info")
-def models_info(file: Annotated[Path, typer.Argument(help="A .safetensors, .pt, .pth, .ckpt or .pkl file.")]) -> None:
+def models_info(file: Annotated[Path, typer.Argument(help="A .safetensors, .pt, .pth, .ckpt or .pkl file, or a packaged name.")]) -> None:
     """Say what a file holds, without loading its tensors or executing anything in it."""
     from benchmarks.models import info
 
@@ -74,6 +74,7 @@ def models_card(
     test: Annotated[str, typer.Option(help="Data set of images that it was not trained on, e.g. cifar10-test; the first 1,000 are measured.")],
     train: Annotated[str | None, typer.Option(help="What it was trained on: its errors are compared with the best linear denoiser of these images.")] = None,
     class_label: Annotated[int | None, typer.Option(help="Of a class-conditional model: the class whose images it is to describe.")] = None,
+    note: Annotated[list[str] | None, typer.Option(help="What else a user of the model should know: licence, use; repeatable.")] = None,
     root: Annotated[str | None, typer.Option(help="Folder of the data sets' files. Default: $PURIFY_DATA.")] = None,
     out: Out = None,
     device: Device = None,
@@ -91,7 +92,7 @@ def models_card(
     if class_label is not None:
         model = model.with_class(class_label)
     test_set, train_set = datasets.load(test, root), None if train is None else datasets.load(train, root)
-    card = Card(Path(name).name, model.to(where), test_set, train_set, test, train)
+    card = Card(Path(name).name, model.to(where), test_set, train_set, test, train, note or ())
     folder = runs.make_folder(out, "card")
     known = name in zoo.registry.entries() or Path(name).is_dir()
     card.write(folder, None if known else zoo.find_score_model(name), say)

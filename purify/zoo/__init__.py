@@ -49,9 +49,9 @@ def find_score_model(name_or_path: str | os.PathLike[str]) -> Path:
     if path.suffix:
         raise CheckpointError(f"no weight file at {path}")
     near = difflib.get_close_matches(str(name_or_path), [*packaged_score_models(), *registry.entries()], n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"; did you mean {near[0]!r}?" if near else "."
     raise CheckpointError(
-        f"no score model {str(name_or_path)!r}{hint}. Packaged: {', '.join(packaged_score_models())}; known checkpoints: `purify models list`; else give the "
+        f"no score model {str(name_or_path)!r}{hint} Packaged: {', '.join(packaged_score_models())}; known checkpoints: `purify models list`; else give the "
         "path of a .safetensors file or of a diffusers folder"
     )
 

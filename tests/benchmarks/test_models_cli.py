@@ -289,3 +289,8 @@ def test_info(known, weights, tmp_path):
     torch.save(golden.network(NAME), tmp_path / "module.pt")
     text = run("info", tmp_path / "module.pt").output
     assert "pickle with code" in text and "not opened: it would import and may call" in text and "  purify.networks.ddpm.DDPM" in text
+
+
+def test_packaged_names_are_files_too():
+    assert "provenance" in run("info", "fashion-mnist").output
+    assert "ok        fashion-mnist: packaged, strict load" in run("verify", "fashion-mnist").output

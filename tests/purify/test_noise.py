@@ -184,3 +184,9 @@ def test_adaptive_steps_solve_the_same_path():
     fine = solve_ou(1 / 64, "srk")
     adaptive = solve_ou(0.3, "srk", adaptive=True, rtol=1e-3, atol=1e-3)
     assert (adaptive - fine).abs().max() < 1e-2 < 5e-2 < (solve_ou(1.0, "srk") - fine).abs().max()
+
+
+def test_image_ids_may_be_any_sequence_of_integers():
+    assert torch.equal(noise_keys(0, range(3), 1), noise_keys(0, torch.arange(3), 1))
+    with pytest.raises(ValueError, match="image_ids must be an integer tensor"):
+        noise_keys(0, [0.5, 1.0], 1)
