@@ -76,7 +76,7 @@ def test_every_attack_of_the_references_can_begin(test_images):
 
 
 def test_sweeps_of_the_reference_are_of_at_most_ten_evaluations():
-    points = [*load_sweep("cifar10/reference_t_star").points, *load_compare("cifar10/reference_solvers").points]
+    points = [*load_sweep("cifar10/sweep_t_star").points, *load_compare("cifar10/compare_solvers").points]
     assert len(points) == 11
     for point in points:
         assert point.settings.data.images == 32 and getattr(point.settings.purifier, "steps", 1) <= 10
@@ -100,7 +100,7 @@ def test_the_large_network_is_one_of_ten_to_twenty_million_parameters():
 def test_the_readme_has_the_numbers_of_the_summaries():
     readme = README.read_text()
     tables = [markdown.runs_table([read_summary(RESULTS / "reference_32")])]
-    tables += [markdown.points_table(read_points(RESULTS / folder)) for folder in ("reference_t_star", "reference_solvers")]
+    tables += [markdown.points_table(read_points(RESULTS / folder)) for folder in ("sweep_t_star", "compare_solvers")]
     for line in "\n".join(tables).splitlines():
         assert not line.startswith("|") or line in readme, line
 
