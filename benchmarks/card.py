@@ -96,6 +96,7 @@ class Card:
                 "denoising": rows,
                 "settings": self.settings,
                 "provenance": self.model.metadata,
+                "notes": list(self.notes),
                 "environment": environment(device),
             }
             write_text(out / NUMBERS, json.dumps(numbers, indent=2) + "\n")

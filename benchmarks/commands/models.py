@@ -72,7 +72,9 @@ def models_info(file: Annotated[Path, typer.Argument(help="A .safetensors, .pt, 
 def models_card(
     name: Annotated[str, typer.Argument(help="A packaged score model, a name of `purify models list`, or a path.")],
     test: Annotated[str, typer.Option(help="Data set of images that it was not trained on, e.g. cifar10-test; the first 1,000 are measured.")],
-    train: Annotated[str | None, typer.Option(help="What it was trained on: its errors are compared with the best linear denoiser of these images.")] = None,
+    train: Annotated[
+        str | None, typer.Option(help="What it was trained on: its errors are compared with those of a linear denoiser fitted to these images.")
+    ] = None,
     class_label: Annotated[int | None, typer.Option(help="Of a class-conditional model: the class whose images it is to describe.")] = None,
     note: Annotated[list[str] | None, typer.Option(help="What else a user of the model should know: licence, use; repeatable.")] = None,
     root: Annotated[str | None, typer.Option(help="Folder of the data sets' files. Default: $PURIFY_DATA.")] = None,

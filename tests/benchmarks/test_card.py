@@ -43,7 +43,7 @@ def test_the_card_of_a_packaged_network(tmp_path, monkeypatch):
     assert numbers["file_bytes"] == packaged_score_models()["fashion-mnist"].stat().st_size
     text = (tmp_path / "card" / "README.md").read_text()
     assert f"{stored['steps']:,} steps" in text and "| 0.1 | 0.340 |" in text and "samples.png" in text
-    assert "- For tests." in text and "16 bits a number" in text
+    assert numbers["notes"] == ["For tests."] and "- For tests." in text and "16 bits a number" in text
     assert "fitted to the 1,000 images" in text and "few for so many pixels" in text
     for picture in ("denoising.png", "denoised.png", "purified.png", "samples.png"):
         assert (tmp_path / "card" / picture).stat().st_size > 5000

@@ -111,6 +111,8 @@ def test_the_card_is_of_the_packaged_weights(test_images):
     model = load_score_model("cifar10-small")
     assert card["weights"] == fingerprint_model(model, json.dumps(settings_of(model))) and card["provenance"] == model.metadata
     assert card["file_bytes"] == packaged_score_models()["cifar10-small"].stat().st_size
+    text = (RESULTS.parent / "cards" / "cifar10-small" / "README.md").read_text()
+    assert card["notes"] and all(f"- {note}" in text for note in card["notes"])
     rows = {row["t"]: row for row in card["denoising"]}
     for t, error in denoising_errors(model, test_images, own_times(model, (0.1,))).items():
         assert rows[t]["mse"] == pytest.approx(error, rel=1e-4)
