@@ -5,6 +5,7 @@ summaries of reduced presets. They hold on one kind of processor and one version
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -22,7 +23,9 @@ from torch import Tensor, nn
 import attacks
 import benchmarks
 import purify
+from benchmarks import config as configs
 from benchmarks import datasets
+from benchmarks.bench_config import BenchConfig
 
 torch.set_num_threads(1)
 RECORD = Path(__file__).with_name("record.json")
@@ -280,6 +283,16 @@ def presets() -> Entries:
         yield f"preset {command}", lambda command=command, overrides=overrides: _summary(command.split(), overrides)
 
 
+def identities() -> Entries:
+    """What names a run of each preset and tells it from others: every key and its order."""
+    for path in sorted(configs.configs_folder().rglob("*.yaml")):
+        name = str(path.relative_to(configs.configs_folder()).with_suffix(""))
+        with contextlib.suppress(configs.ConfigError):  # a preset of another command
+            settings = configs.load(BenchConfig, name)
+            chosen = json.dumps(settings.model_dump(mode="json", exclude={"audit", "pictures"}, exclude_defaults=True))
+            yield f"identity {name}", lambda chosen=chosen: hashlib.sha256(chosen.encode()).hexdigest()[:16]
+
+
 def _summary(command: list[str], overrides: tuple[str, ...]) -> str:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
@@ -304,6 +317,7 @@ def _timeless(value: object) -> object:
 def entries() -> Entries:
     yield from defences()
     yield from attacked()
+    yield from identities()
     yield from presets()
 
 
