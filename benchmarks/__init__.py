@@ -1,12 +1,44 @@
 """Benchmarks of purification defences: data, classifiers, configuration, evaluation and the command line.
 
+What is public stands in `__init__.pyi`. It is imported when it is first asked for: `purify --help` needs no torch.
+
 Importing this package also makes `import robustbench` work, see `benchmarks.robustbench_bridge`.
 """
 
-from benchmarks import robustbench_bridge
-from benchmarks.classifiers import load_classifier
-from benchmarks.evaluate import Evaluation, evaluate
+import lazy_loader
 
-__all__ = ["Evaluation", "evaluate", "load_classifier"]
+from benchmarks import robustbench_bridge
+from purify import moved
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 robustbench_bridge.install()
+
+MOVED = {
+    "attack_config": "config.attack",
+    "attack_kinds": "config.attack_kinds",
+    "audit": "experiments.audit",
+    "bench": "experiments.bench",
+    "bench_config": "config.bench",
+    "bench_folder": "experiments.bench_folder",
+    "card": "experiments.card",
+    "certification": "evaluation.certification",
+    "certify": "experiments.certify",
+    "clean": "experiments.clean",
+    "cost_estimate": "experiments.cost_estimate",
+    "diagnostics": "experiments.diagnostics",
+    "figures": "reports.figures",
+    "markdown": "reports.markdown",
+    "models": "experiments.models",
+    "report": "reports.terminal",
+    "rivals": "experiments.rivals",
+    "setup": "experiments.setup",
+    "speed": "experiments.speed",
+    "statistics": "evaluation.statistics",
+    "sweep": "experiments.sweep",
+    "targets": "evaluation.targets",
+    "train": "experiments.train",
+}
+"""Modules under the names that they had before version 0.2."""
+
+moved.install("benchmarks", MOVED)

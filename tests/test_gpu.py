@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from attacks import PGD, Linf
-from benchmarks import config, datasets, evaluate, load_classifier
-from benchmarks.audit import Audit
-from benchmarks.bench_config import BenchConfig
-from benchmarks.runs import full_precision
+from benchmarks import config, datasets, load_classifier
+from benchmarks.config.bench import BenchConfig
+from benchmarks.evaluation import evaluate
+from benchmarks.evaluation.precision import full_precision
+from benchmarks.experiments.audit import Audit
 from purify import DefendedClassifier, DiffPure, load_score_model, noise_keys
 from purify.noise import standard_normal
 

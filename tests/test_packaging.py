@@ -86,7 +86,7 @@ def test_the_wheel_holds_licences_and_configs(unpacked_wheel):
     names = {str(p.relative_to(unpacked_wheel)) for p in unpacked_wheel.rglob("*")}
     assert {
         "benchmarks/configs/fashion-mnist/bench.yaml",
-        "benchmarks/data/LICENSE.fashion-mnist",
+        "benchmarks/datasets/packaged/LICENSE.fashion-mnist",
         "purify/zoo/weights/fashion-mnist.score.safetensors",
         "purify/zoo/weights/cifar10-small.score.safetensors",
         "benchmarks/configs/cifar10/reference.yaml",

@@ -68,7 +68,7 @@ ARCHITECTURES: dict[str, type[nn.Module]] = {"small_resnet": SmallResNet}
 
 def packaged_classifiers() -> dict[str, Path]:
     """Name -> file of the classifiers that come with the package."""
-    folder = Path(str(resources.files("benchmarks") / "data"))
+    folder = Path(str(resources.files("benchmarks") / "classifiers" / "weights"))
     return {file.name.removesuffix(_SUFFIX): file for file in sorted(folder.glob("*" + _SUFFIX))}
 
 

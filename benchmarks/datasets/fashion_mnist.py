@@ -39,7 +39,7 @@ def load(name: str, _argument: str, root: str | None) -> Dataset:
 
 
 def _embedded() -> Dataset:
-    file = resources.files("benchmarks") / "data" / "fashion_mnist_test_first1000.npz"
+    file = resources.files("benchmarks") / "datasets" / "packaged" / "fashion_mnist_test_first1000.npz"
     with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
         images, labels = torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"].astype(np.int64))
     return Dataset(images, labels, FASHION_MNIST_CLASSES)

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from purify import gradients
 from purify.gradients import GradientMode
-from purify.grids import Times
 from purify.noise import Purpose, check_keys, derive_keys
-from purify.score import ScoreModel
+from purify.score.model import ScoreModel
 from purify.solvers import Solver, Stepping
+from purify.solvers.grids import Times
 
 
 class Trajectory(NamedTuple):

@@ -1,8 +1,8 @@
 """DDPM's chain of 1,000 steps, in which some schemes count."""
 
-from purify.grids import time_grid
 from purify.purifiers.base import check_steps
-from purify.score import ScoreModel
+from purify.score.model import ScoreModel
+from purify.solvers.grids import time_grid
 
 
 def chain_times(score: ScoreModel, t_star: float, steps: int) -> tuple[float, ...]:

@@ -8,13 +8,13 @@ from torch import Tensor
 
 from purify import solvers
 from purify.gradients import GradientMode
-from purify.grids import Grid, Times, per_image, time_grid
 from purify.noise import Purpose, Stage, standard_normal, uniform
 from purify.purifiers.base import Path, Purifier, check_gradient, check_steps, choose
 from purify.schedules import LinearVP
 from purify.schedules.base import Time
-from purify.score import ScoreModel
+from purify.score.model import ScoreModel
 from purify.solvers import SolverSettings
+from purify.solvers.grids import Grid, Times, per_image, time_grid
 
 
 class DiffPure(Purifier):
@@ -29,7 +29,7 @@ class DiffPure(Purifier):
         method: an option of a named solver, for short: of torchsde "euler" (default), "milstein" or "srk"; of torchdiffeq "euler", "heun2", "dopri5", ...
         eta: an option of a named solver, for short: share of the noise on the way back; for torchsde 1 (default) the reverse SDE, 0 the probability-flow ODE.
         t_end: where to stop, in [0, t_star); 0 is the beginning of the process. Default 1e-5, and 0 on the grid "chain" or where the process begins later.
-        grid: "uniform" steps, "quadratic", better for few steps, or another one, see `purify.grids.time_grid`.
+        grid: "uniform" steps, "quadratic", better for few steps, or another one, see `purify.solvers.grids.time_grid`.
         time: whose times t_star and t_end are: "own", those of the score model's schedule (for EDM's that is the noise level), or "vp", those of DiffPure's VP
             process at the same ratio of noise to signal, which mean the same for every network.
         noising: "continuous", the marginal of the process that is then reversed, or "discrete", that of DDPM's chain of 1,000 steps, as DiffPure's code

@@ -1,11 +1,11 @@
 """Gradual noise scheduling (Lee & Kim, ICCV 2023, arXiv 2303.09051, "Robust evaluation of diffusion-based adversarial purification")."""
 
 from purify.gradients import GradientMode
-from purify.grids import CHAIN_LENGTH
 from purify.purifiers.chain import chain_times
 from purify.purifiers.diffpure import DiffPure
 from purify.purifiers.sequential import Sequential
-from purify.score import ScoreModel
+from purify.score.model import ScoreModel
+from purify.solvers.grids import CHAIN_LENGTH
 
 
 class Gradual(Sequential):

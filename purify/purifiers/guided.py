@@ -13,7 +13,7 @@ from purify.noise import Stage
 from purify.purifiers.base import Path, Purifier, check_gradient, choose
 from purify.purifiers.chain import chain_times
 from purify.purifiers.sequential import stage_keys
-from purify.score import ScoreModel
+from purify.score.model import ScoreModel
 from purify.solvers import Ancestral, Levels, Stepping
 from purify.solvers.base import normals
 

@@ -4,13 +4,13 @@ from torch import Tensor
 
 from purify.gradients import GradientMode
 from purify.purifiers.base import Path, Purifier, check_gradient, check_steps
-from purify.score import ScoreModel
-from purify.sde import LangevinSDE
+from purify.score.model import ScoreModel
+from purify.solvers.sde import LangevinSDE
 from purify.solvers.torchsde import SDESolver
 
 
 class Langevin(Purifier):
-    """Starts at the image and integrates `purify.sde.LangevinSDE`, whose drift pulls back to it: a guided scheme.
+    """Starts at the image and integrates `purify.solvers.sde.LangevinSDE`, whose drift pulls back to it: a guided scheme.
 
     The defaults are the published ones, by Euler; their length in pseudo-time is `steps * ds`.
 

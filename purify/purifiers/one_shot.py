@@ -7,7 +7,7 @@ from torch import Tensor
 
 from purify.gradients import GradientMode
 from purify.purifiers.diffpure import DiffPure
-from purify.score import ScoreModel
+from purify.score.model import ScoreModel
 from purify.solvers import Levels, StepRule
 
 

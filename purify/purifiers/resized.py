@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from purify.purifiers.base import Purifier, Trajectory
-from purify.score import ScoreModel
+from purify.score.model import ScoreModel
 
 
 class Resized(nn.Module):

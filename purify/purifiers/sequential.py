@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from purify.noise import Purpose, check_keys, derive_keys
 from purify.purifiers.base import Trajectory
-from purify.score import ScoreModel
+from purify.score.model import ScoreModel
 
 
 class Sequential(nn.Module):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from purify.sde import SDE
+from purify.solvers.sde import SDE
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from purify.grids import Times, per_image
 from purify.noise import Stage, standard_normal
 from purify.schedules import transition
-from purify.score import ScoreModel
+from purify.score.model import ScoreModel
+from purify.solvers.grids import Times, per_image
 
 
 class Solver(Protocol):

@@ -14,7 +14,7 @@ class DDIM(StepRule):
 
     e = eta sigma_s sqrt(1 - (r_s / r_t)^2) with r = sigma / alpha, which is the paper's eq. 16 for a variance-preserving process. Order 1: strong and
     deterministic for eta = 0, an Euler step of the probability-flow ODE in r, and weak for eta > 0, where the limit is the process with that `eta` of
-    `purify.sde.ReverseSDE`. One normal a pixel and step for eta > 0.
+    `purify.solvers.sde.ReverseSDE`. One normal a pixel and step for eta > 0.
 
     Args:
         eta: share of the noise on the way back, from 0 (published default). 1 is DDPM's ancestral step with the "small" variance. Beyond 1 only as far as the

@@ -24,7 +24,7 @@ class DPMSolver(StepRule):
     Args:
         order: 2, or 1 without memory: for eta = 0 DDIM, for eta = 1 DDPM's ancestral step with the "small" variance.
         eta: share of the noise on the way back, >= 0: 0 (published default) the probability-flow ODE, 1 the published SDE version. In between, noise as for
-            `purify.sde.ReverseSDE`; others count eta^2, tau^2 there.
+            `purify.solvers.sde.ReverseSDE`; others count eta^2, tau^2 there.
 
     Raises:
         ValueError: settings out of range.

@@ -31,7 +31,7 @@ def advance(x: Tensor, denoised: Tensor, start: Level, end: Level, eta: float, k
         denoised: (b, c, h, w).
         start: where `x` is.
         end: where to go, with less noise or none.
-        eta: as in `purify.sde.ReverseSDE`: 0 the flow, without z, and 1 the reverse SDE.
+        eta: as in `purify.solvers.sde.ReverseSDE`: 0 the flow, without z, and 1 the reverse SDE.
         keys: (b,) int64.
         index: of the normals z.
 

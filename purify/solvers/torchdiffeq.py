@@ -8,11 +8,11 @@ import torch
 import torchdiffeq
 from torch import Tensor
 
-from purify.grids import Times
-from purify.score import ScoreModel
-from purify.sde import SDE, ReverseSDE
+from purify.score.model import ScoreModel
 from purify.solvers.adaptive import Tolerance, breakdown, explained, one_at_a_time, tolerance_of
 from purify.solvers.base import Stepping
+from purify.solvers.grids import Times
+from purify.solvers.sde import SDE, ReverseSDE
 
 FIXED = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "rk4": 4}
 """Methods of fixed steps -> network evaluations a step, which is also their order. torchdiffeq's "rk4" is the 3/8 rule."""
@@ -48,7 +48,7 @@ ADAPTIVE = {
 
 @dataclass(frozen=True)
 class TorchDiffEq:
-    """The probability-flow ODE (`purify.sde.ReverseSDE` with eta = 0) by torchdiffeq; there is no noise on the way back.
+    """The probability-flow ODE (`purify.solvers.sde.ReverseSDE` with eta = 0) by torchdiffeq; there is no noise on the way back.
 
     With an adaptive method every image is integrated alone, so that results do not depend on the batch. `steps` of the purifier are then the pieces of the
     grid, each integrated with as many steps as the tolerances ask for: they bound the memory of exact gradients, and the network is evaluated more often,

@@ -10,12 +10,12 @@ import torch
 import torchsde
 from torch import Tensor
 
-from purify.grids import Times, per_image
 from purify.noise import KeyedBrownian
-from purify.score import ScoreModel
-from purify.sde import SDE, ReverseSDE
+from purify.score.model import ScoreModel
 from purify.solvers.adaptive import Tolerance, explained, one_at_a_time, tolerance_of
 from purify.solvers.base import Stepping
+from purify.solvers.grids import Times, per_image
+from purify.solvers.sde import SDE, ReverseSDE
 
 METHODS = {"euler": 1, "milstein": 1, "srk": 3}
 """torchsde's Ito methods for additive noise -> drift evaluations a step. Strong orders here: 1, 1, 1.5."""
@@ -23,7 +23,7 @@ METHODS = {"euler": 1, "milstein": 1, "srk": 3}
 
 @dataclass(frozen=True)
 class TorchSDE:
-    """The reverse SDE (`purify.sde.ReverseSDE`) by torchsde.
+    """The reverse SDE (`purify.solvers.sde.ReverseSDE`) by torchsde.
 
     With adaptive steps, torchsde compares one step with two halves of it on the same Brownian path, for one image at a time, so that results do not depend
     on the batch. `steps` of the purifier are then the pieces of the grid, each integrated with as many steps as the tolerances ask for: they bound the memory

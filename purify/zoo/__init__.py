@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from purify import networks, schedules
-from purify.score import ScoreModel
+from purify.score.model import ScoreModel
 from purify.zoo import checkpoint, guard, registry
 from purify.zoo.checkpoint import CheckpointError
 from purify.zoo.from_diffusers import load_diffusers

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from purify.schedules import VE, DiscreteVP
-from purify.score import Prediction, ScoreModel
+from purify.score.model import Prediction, ScoreModel
 from purify.zoo import checkpoint
 from purify.zoo.checkpoint import CheckpointError
 from purify.zoo.official import chain

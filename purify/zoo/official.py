@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from purify import networks
 from purify.schedules import EDM, VE, DiscreteVP, LinearVP, Schedule, SubVP
-from purify.score import ScoreModel
+from purify.score.model import ScoreModel
 from purify.zoo import checkpoint
 from purify.zoo.checkpoint import CheckpointError
 from purify.zoo.guard import named_tensors, read_tensors

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from purify.noise import Stage, noise_keys, standard_normal
 from purify.schedules import EDM, VE, LinearVP, Schedule, SubVP
-from purify.score import ScoreModel
+from purify.score.model import ScoreModel
 
 NOISE_TO_SIGNAL = (0.2, 0.5, 1.0)
 """Noise levels, as sigma / alpha for images in [-1, 1]; DiffPure's t* = 0.1 has 0.33."""

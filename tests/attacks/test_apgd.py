@@ -7,9 +7,9 @@ from attack_models import BehindNoise, Linear, LinearMany, NoisyGradient, box_im
 from torch import nn
 
 from attacks import L2, AutoAttack, Linf, count_cost
-from attacks.apgd import APGD, checkpoints
-from attacks.autoattack import FreshDraws
-from attacks.eot import Expectation
+from attacks.ensembles.autoattack import FreshDraws
+from attacks.expectation import Expectation
+from attacks.gradient.apgd import APGD, checkpoints
 from attacks.losses import cross_entropy, margin
 
 X = images()

@@ -9,8 +9,8 @@ from attack_models import BehindNoise, Linear, images, keyed_noise
 from torch import nn
 
 from attacks import L2, Linf, count_cost
-from attacks.deviated import DeviatedReconstruction, _Inside
-from attacks.eot import Expectation
+from attacks.expectation import Expectation
+from attacks.gradient.deviated import DeviatedReconstruction, _Inside
 from attacks.losses import cross_entropy, margin
 from attacks.randomness import mix
 from purify import DefendedClassifier, DiffPure, Langevin, Resized

@@ -5,10 +5,10 @@ import torch
 from attack_models import BehindNoise, Linear, LinearMany, box_images, classifier, images
 
 from attacks import L2, AutoAttack, Linf, count_cost
-from attacks.apgd import APGD
-from attacks.ensemble import PARTS, EOTAutoAttack
-from attacks.eot import Expectation
-from attacks.fab import FAB
+from attacks.ensembles.eot_autoattack import PARTS, EOTAutoAttack
+from attacks.expectation import Expectation
+from attacks.gradient.apgd import APGD
+from attacks.gradient.fab import FAB
 from attacks.losses import margin
 
 X = images()

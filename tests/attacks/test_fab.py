@@ -4,9 +4,9 @@ from attack_models import BehindNoise, Linear, LinearMany, box_images, classifie
 from torch import nn
 
 from attacks import L2, Linf, count_cost
-from attacks.autoattack import FreshDraws
-from attacks.eot import Expectation
-from attacks.fab import FAB, onto_hyperplane
+from attacks.ensembles.autoattack import FreshDraws
+from attacks.expectation import Expectation
+from attacks.gradient.fab import FAB, onto_hyperplane
 from attacks.losses import margin
 
 X = images()

@@ -8,8 +8,8 @@ from attack_models import BehindNoise, Linear, NoisyGradient, images
 from torch import nn
 
 from attacks import L2, PGD, Linf, count_cost
-from attacks.eot import Expectation
-from attacks.hammer import DiffHammer, vulnerability
+from attacks.expectation import Expectation
+from attacks.gradient.hammer import DiffHammer, vulnerability
 from attacks.losses import margin
 from attacks.randomness import mix
 

@@ -5,9 +5,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from attacks import count_cost
-from attacks.feature_distance import FeatureDistance
 from attacks.losses import margin
-from attacks.low_frequency import LowFrequency, _first_logits, smooth
+from attacks.perceptual.feature_distance import FeatureDistance
+from attacks.perceptual.low_frequency import LowFrequency, _first_logits, smooth
 
 KERNELS = ((3, 3), (5, 3))
 

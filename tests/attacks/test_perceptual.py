@@ -7,9 +7,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from attacks import count_cost
-from attacks.feature_distance import FeatureDistance, lpips_distance
 from attacks.losses import margin
-from attacks.perceptual import PerceptualPGD
+from attacks.perceptual.feature_distance import FeatureDistance, lpips_distance
+from attacks.perceptual.perceptual_pgd import PerceptualPGD
 
 X = images(4)
 Y = Linear()(X).argmax(1)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from attacks import L2, PGD, Linf, count_cost
-from attacks.eot import Expectation
+from attacks.expectation import Expectation
 from attacks.losses import cross_entropy, margin
 from attacks.randomness import mix
 

@@ -5,7 +5,7 @@ from torch import nn
 
 from attacks import count_cost
 from attacks.losses import margin
-from attacks.recolor import ColorChange, ReColorAdv, recolor, to_luv, to_rgb
+from attacks.perceptual.recolor import ColorChange, ReColorAdv, recolor, to_luv, to_rgb
 
 SMALL = (4, 6, 6)
 

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from attacks import count_cost
 from attacks.losses import margin
-from attacks.spatial import Flow, StAdv, roughness, warp
+from attacks.perceptual.spatial import Flow, StAdv, roughness, warp
 
 
 class Linear(nn.Module):

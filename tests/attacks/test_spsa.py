@@ -4,7 +4,7 @@ from attack_models import Linear, LinearMany, NoisyGradient, box_images, images,
 
 from attacks import L2, Linf, count_cost
 from attacks.losses import margin
-from attacks.spsa import SPSA
+from attacks.query.spsa import SPSA
 
 X = images()
 Y = Linear()(X).argmax(1)
@@ -60,7 +60,7 @@ def test_points_are_images_and_differences_share_their_draws():
 
 def test_the_gradient_estimate_is_unbiased():
     """The mean of many estimates of a linear model's gradient is that gradient."""
-    from attacks.eot import Expectation
+    from attacks.expectation import Expectation
 
     for estimator in ("spsa", "nes"):
         estimate = SPSA(Linf(0.1), samples=20000, estimator=estimator)._estimate(Expectation(Linear(), Y[:1], 1, 4000))

@@ -10,9 +10,9 @@ from torch import nn
 
 import attacks
 from attacks import L2, PGD, Linf, count_cost
+from attacks.ensembles.stages import STAGES, Shape
+from attacks.ensembles.strongest import Strongest
 from attacks.losses import margin
-from attacks.stages import STAGES, Shape
-from attacks.strongest import Strongest
 
 strongest = functools.partial(attacks.strongest, stop_draws=8)  # budgets stay small
 

@@ -11,13 +11,13 @@ import yaml
 
 import attacks
 from benchmarks import config
-from benchmarks.attack_config import AttackConfig
-from benchmarks.attack_kinds import AnyAttackConfig, AutoAttackConfig, NormConfig, PGDConfig, StrongestConfig
-from benchmarks.beginnings import check_begins
-from benchmarks.bench import Bench
-from benchmarks.bench_config import BenchConfig
-from benchmarks.config import ConfigError
-from benchmarks.perceptual_kinds import PerceptualConfig
+from benchmarks.config.attack import AttackConfig
+from benchmarks.config.attack_kinds import AnyAttackConfig, AutoAttackConfig, NormConfig, PGDConfig, StrongestConfig
+from benchmarks.config.bench import BenchConfig
+from benchmarks.config.perceptual_kinds import PerceptualConfig
+from benchmarks.config.sections import ConfigError
+from benchmarks.evaluation.beginnings import check_begins
+from benchmarks.experiments.bench import Bench
 
 KINDS = get_args(get_args(AnyAttackConfig)[0])
 BASE = {

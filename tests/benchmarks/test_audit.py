@@ -5,10 +5,12 @@ import pytest
 import torch
 import torchsde
 
-from benchmarks import audit, cli, config
-from benchmarks.bench_config import BenchConfig
-from benchmarks.published_adjoint import PublishedAdjoint
-from benchmarks.verdicts import verdicts
+from benchmarks import config
+from benchmarks.cli import app as cli
+from benchmarks.config.bench import BenchConfig
+from benchmarks.experiments import audit
+from benchmarks.experiments.audit_verdicts import verdicts
+from benchmarks.experiments.published_adjoint import PublishedAdjoint
 from purify import DiffPure, noise_keys
 
 QUICK = ["audit.images=3", "audit.memory_images=0", "audit.convention_images=4", "audit.t_star=[0.05,0.1]", "audit.steps=[3]", "purifier.steps=4"]

@@ -10,8 +10,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from benchmarks import cli, datasets
-from benchmarks.statistics import wilson
+from benchmarks import datasets
+from benchmarks.cli import app as cli
+from benchmarks.evaluation.statistics import wilson
 
 TINY = {
     "data": {"name": "fashion-mnist-embedded", "images": 6, "first": 2},
@@ -184,7 +185,7 @@ def test_resume_needs_the_same_images(config, tmp_path, monkeypatch, capsys):
 
 
 def test_two_runs_do_not_share_a_folder(folder, config, monkeypatch, capsys):
-    from benchmarks.runs import locked
+    from benchmarks.runs.folder import locked
 
     with locked(folder):
         assert run(monkeypatch, "bench", config, "--out", folder, "--resume") == 2

@@ -9,9 +9,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from attacks import Cost
-from benchmarks import config, markdown, report
-from benchmarks.bench import Bench
-from benchmarks.bench_config import BenchConfig
+from benchmarks import config
+from benchmarks.config.bench import BenchConfig
+from benchmarks.experiments.bench import Bench
+from benchmarks.reports import markdown
+from benchmarks.reports import terminal as report
 
 LINF = {"norm": "Linf", "epsilon": 0.1}
 COMMON = {"threat": LINF, "steps": 2, "models": ["defended"]}

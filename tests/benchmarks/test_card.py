@@ -4,10 +4,12 @@ import json
 import pytest
 import torch
 
-from benchmarks import card_figures, cli, datasets
-from benchmarks.card import Card
-from benchmarks.config import ConfigError
+from benchmarks import datasets
+from benchmarks.cli import app as cli
+from benchmarks.config.sections import ConfigError
 from benchmarks.datasets import Dataset
+from benchmarks.experiments.card import Card
+from benchmarks.reports import card_figures
 from purify import ScoreModel, load_score_model, networks, save_score_model, schedules
 from purify.zoo import packaged_score_models
 

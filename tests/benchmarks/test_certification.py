@@ -8,9 +8,9 @@ import torch
 from scipy import stats
 from torch import nn
 
-from benchmarks.certification import ABSTAIN, Certification, certify, clopper_pearson_lower, radius_of
+from benchmarks.evaluation.certification import ABSTAIN, Certification, certify, clopper_pearson_lower, radius_of
 from purify import noise_keys
-from purify.smoothing import DenoisedSmoothing, Smoothed
+from purify.defences.smoothed import DenoisedSmoothing, Smoothed
 
 SIGMA = 0.4
 X = torch.rand(24, 1, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -186,7 +186,7 @@ def test_cost_and_progress(gaussian_score):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"model": Plane()}, "model must be purify.smoothing.Smoothed or DenoisedSmoothing, which know their sigma, got Plane"),
+        ({"model": Plane()}, "model must be purify.Smoothed or purify.DenoisedSmoothing, which know their sigma, got Plane"),
         ({"x": 2 * X}, r"x must lie in \[0, 1\]"),
         ({"y": Y + 1}, "the model has 2 classes, the labels go up to 2"),
         ({"y": Y[:3]}, "y must be int64 labels"),

@@ -7,12 +7,13 @@ import pytest
 import torch
 import yaml
 
-from benchmarks import cli, config, datasets, load_classifier
-from benchmarks.certification import certify
-from benchmarks.certify_config import CertifyConfig
-from benchmarks.statistics import wilson
+from benchmarks import config, datasets, load_classifier
+from benchmarks.cli import app as cli
+from benchmarks.config.certify import CertifyConfig
+from benchmarks.evaluation.certification import certify
+from benchmarks.evaluation.statistics import wilson
 from purify import load_score_model
-from purify.smoothing import DenoisedSmoothing
+from purify.defences.smoothed import DenoisedSmoothing
 
 TINY = {
     "data": {"name": "fashion-mnist-embedded", "images": 4, "first": 2},

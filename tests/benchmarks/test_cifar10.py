@@ -7,15 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import config, datasets, markdown, setup
-from benchmarks.bench import Bench
-from benchmarks.bench_config import BenchConfig
-from benchmarks.config import ConfigError
-from benchmarks.denoising import denoising_errors, own_times
-from benchmarks.report import read_points, read_summary
-from benchmarks.runs import fingerprint_model
-from benchmarks.sweep_config import load_compare, load_sweep
-from benchmarks.train_config import TrainConfig
+from benchmarks import config, datasets
+from benchmarks.config.bench import BenchConfig
+from benchmarks.config.sections import ConfigError
+from benchmarks.config.sweep import load_compare, load_sweep
+from benchmarks.config.train import TrainConfig
+from benchmarks.evaluation.denoising import denoising_errors, own_times
+from benchmarks.experiments import setup
+from benchmarks.experiments.bench import Bench
+from benchmarks.reports import markdown
+from benchmarks.reports.terminal import read_points, read_summary
+from benchmarks.runs.fingerprints import fingerprint_model
 from purify import load_score_model, networks
 from purify.zoo import packaged_score_models, settings_of
 

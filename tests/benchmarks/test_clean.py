@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import cli, datasets
+from benchmarks import datasets
+from benchmarks.cli import app as cli
 
 
 def run(monkeypatch, *arguments):

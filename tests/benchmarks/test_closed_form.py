@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from attacks import PGD, Linf
-from benchmarks import evaluate
+from benchmarks.evaluation import evaluate
 from purify import DefendedClassifier, DiffPure, FixedRandomness, ScoreModel
-from purify.grids import time_grid
 from purify.noise import Purpose, derive_keys
 from purify.schedules import LinearVP
+from purify.solvers.grids import time_grid
 
 T_STAR, STEPS, EPSILON, SHAPE, IMAGES, DRAWS = 0.3, 8, 0.02, (1, 6, 6), 400, 8
 STD = torch.logspace(-1.5, 0.3, 36, dtype=torch.float64)

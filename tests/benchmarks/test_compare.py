@@ -7,12 +7,12 @@ import pytest
 import torch
 import yaml
 
-from benchmarks import cli
-from benchmarks.config import ConfigError
-from benchmarks.report import percent
-from benchmarks.statistics import paired_difference
-from benchmarks.sweep import Sweep
-from benchmarks.sweep_config import load_compare, load_sweep
+from benchmarks.cli import app as cli
+from benchmarks.config.sections import ConfigError
+from benchmarks.config.sweep import load_compare, load_sweep
+from benchmarks.evaluation.statistics import paired_difference
+from benchmarks.experiments.sweep import Sweep
+from benchmarks.reports.terminal import percent
 
 TINY = {
     "data": {"name": "fashion-mnist-embedded", "images": 4},

@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks import config
-from benchmarks.bench_config import BenchConfig
-from benchmarks.certify_config import CertifyConfig
-from benchmarks.config import ConfigError
-from benchmarks.sweep_config import load_compare, load_sweep
-from benchmarks.train import TrainConfig
+from benchmarks.config.bench import BenchConfig
+from benchmarks.config.certify import CertifyConfig
+from benchmarks.config.sections import ConfigError
+from benchmarks.config.sweep import load_compare, load_sweep
+from benchmarks.experiments.train import TrainConfig
 from purify.purifiers import PURIFIERS
 
 GOOD = """

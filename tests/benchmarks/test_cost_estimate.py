@@ -6,11 +6,14 @@ import pytest
 import torch
 import yaml
 
-from benchmarks import cli, config, cost_estimate, markdown
-from benchmarks.bench import Bench
-from benchmarks.bench_config import BenchConfig
-from benchmarks.config import ConfigError
-from benchmarks.cost_estimate import CostEstimate, RowCost, duration, fit, parse_duration, reduction_lines
+from benchmarks import config
+from benchmarks.cli import app as cli
+from benchmarks.config.bench import BenchConfig
+from benchmarks.config.sections import ConfigError
+from benchmarks.experiments import cost_estimate
+from benchmarks.experiments.bench import Bench
+from benchmarks.experiments.cost_estimate import CostEstimate, RowCost, duration, fit, parse_duration, reduction_lines
+from benchmarks.reports import markdown
 
 LINF = {"norm": "Linf", "epsilon": 0.1}
 TINY = {

@@ -3,7 +3,7 @@ import torch
 
 from benchmarks import datasets
 from benchmarks.datasets import Dataset
-from benchmarks.denoising import LARGEST, PLENTY, LinearDenoiser, denoising_errors, own_times
+from benchmarks.evaluation.denoising import LARGEST, PLENTY, LinearDenoiser, denoising_errors, own_times
 from purify import ScoreModel, load_score_model, schedules
 from purify.networks.gaussian import GaussianNoise
 

@@ -8,13 +8,14 @@ import torch
 import yaml
 
 from attacks import L2, PGD, Linf
-from benchmarks import cli, diagnostics
-from benchmarks.attack_kinds import PGDConfig
-from benchmarks.bench_config import BenchConfig
-from benchmarks.config import validate
-from benchmarks.diagnostics import SIGNIFICANCE, SIGNS, Measured, RandomNoise, flags, looked_for, measured, probes
-from benchmarks.evaluate import Evaluation
-from benchmarks.report import diagnosis_lines
+from benchmarks.cli import app as cli
+from benchmarks.config.attack_kinds import PGDConfig
+from benchmarks.config.bench import BenchConfig
+from benchmarks.config.sections import validate
+from benchmarks.evaluation.evaluate import Evaluation
+from benchmarks.experiments import diagnostics
+from benchmarks.experiments.diagnostics import SIGNIFICANCE, SIGNS, Measured, RandomNoise, flags, looked_for, measured, probes
+from benchmarks.reports.terminal import diagnosis_lines
 
 IMAGES, DRAWS = 40, 4
 

@@ -3,10 +3,10 @@ import torch
 from torch import nn
 
 from attacks import PGD, Cost, Linf
-from benchmarks import evaluate
-from benchmarks.evaluate import UNDEFINED
-from benchmarks.statistics import wilson
-from benchmarks.targets import choose_targets
+from benchmarks.evaluation import evaluate
+from benchmarks.evaluation.evaluate import UNDEFINED
+from benchmarks.evaluation.statistics import wilson
+from benchmarks.evaluation.targets import choose_targets
 from purify import DefendedClassifier, DiffPure, noise_keys
 
 X = torch.rand(10, 1, 28, 28, generator=torch.Generator().manual_seed(0))

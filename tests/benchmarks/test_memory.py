@@ -6,9 +6,10 @@ from functools import partial
 import pytest
 import torch
 
-from benchmarks import audit, config
-from benchmarks.bench_config import BenchConfig
-from benchmarks.memory import peak_mib
+from benchmarks import config
+from benchmarks.config.bench import BenchConfig
+from benchmarks.experiments import audit
+from benchmarks.experiments.memory import peak_mib
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -12,7 +12,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks import cli, models
+from benchmarks.cli import app as cli
+from benchmarks.experiments import models
 from purify import CheckpointError, load_score_model
 from purify.zoo import registry
 from purify.zoo.download import DownloadError

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import config, setup
-from benchmarks.bench_config import BenchConfig
-from benchmarks.config import ConfigError
+from benchmarks import config
+from benchmarks.config.bench import BenchConfig
+from benchmarks.config.sections import ConfigError
+from benchmarks.experiments import setup
 from purify import DiffPure
 from purify.zoo import CheckpointError, registry
 from purify.zoo.official import build_network

@@ -11,9 +11,10 @@ import yaml
 from torch import nn
 
 from attacks import L2, PGD, Linf, count_cost
-from benchmarks import cli, rivals
-from benchmarks.rivals import Foolbox, Torchattacks, verdict
-from benchmarks.statistics import PairedDifference
+from benchmarks.cli import app as cli
+from benchmarks.evaluation.statistics import PairedDifference
+from benchmarks.experiments import rivals
+from benchmarks.experiments.rivals import Foolbox, Torchattacks, verdict
 
 PERCEPTUAL = {"kind": "perceptual", "threat": {"features": "fashion-mnist", "epsilon": 0.5}}
 CONFIG = {
@@ -155,9 +156,9 @@ def test_foolbox_adapter(monkeypatch):
 
 
 def test_packages_take_part_where_they_are_installed(monkeypatch):
-    from benchmarks.bench_config import BenchConfig
-    from benchmarks.config import validate
-    from benchmarks.rivals import Rivals
+    from benchmarks.config.bench import BenchConfig
+    from benchmarks.config.sections import validate
+    from benchmarks.experiments.rivals import Rivals
 
     known = version
     monkeypatch.setattr(rivals, "version", lambda package: {"torchattacks": "3.5.1", "foolbox": "3.3.4"}.get(package) or known(package))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.statistics import bootstrap_mean, paired_difference, wilson
+from benchmarks.evaluation.statistics import bootstrap_mean, paired_difference, wilson
 
 
 @pytest.mark.parametrize(("right", "total"), [(0, 10), (3, 10), (10, 10), (45, 64), (900, 1000)])

@@ -7,16 +7,17 @@ import pytest
 import torch
 import yaml
 
-from benchmarks import bench as bench_module
-from benchmarks import cli, config
-from benchmarks.bench import Bench
-from benchmarks.config import ConfigError
-from benchmarks.report import sweep_table
-from benchmarks.runs import RunError
-from benchmarks.statistics import paired_difference
-from benchmarks.sweep import Outcome, Sweep, pareto_front
-from benchmarks.sweep_config import load_sweep
-from benchmarks.sweep_figures import _dodged, save_pareto
+from benchmarks import config
+from benchmarks.cli import app as cli
+from benchmarks.config.sections import ConfigError
+from benchmarks.config.sweep import load_sweep
+from benchmarks.evaluation.statistics import paired_difference
+from benchmarks.experiments import bench as bench_module
+from benchmarks.experiments.bench import Bench
+from benchmarks.experiments.sweep import Outcome, Sweep, pareto_front
+from benchmarks.reports.sweep_figures import _dodged, save_pareto
+from benchmarks.reports.terminal import sweep_table
+from benchmarks.runs.folder import RunError
 
 TINY = {
     "data": {"name": "fashion-mnist-embedded", "images": 4},

@@ -9,8 +9,8 @@ import torchdiffeq
 
 from purify import DiffPure, ScoreModel, noise_keys
 from purify.schedules import LinearVP
-from purify.sde import ReverseSDE
 from purify.solvers import TorchDiffEq, TorchSDE
+from purify.solvers.sde import ReverseSDE
 from purify.solvers.torchdiffeq import ADAPTIVE, ODESolver, _Recorder, _runge_kutta
 
 KEYS = noise_keys(0, torch.arange(3), 0)

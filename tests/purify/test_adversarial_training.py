@@ -4,11 +4,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from purify import ScoreModel
-from purify.adversarial_training import Perturbation, adversarial_denoising, adversarial_perturbation, mixed, rank_based_gaussian_mapping
 from purify.networks import build
-from purify.objectives import TimeSampling, denoising_loss, denoising_score_matching, draw_batch
 from purify.schedules import EDM, LinearVP
-from purify.training import Trainer, TrainingSettings
+from purify.training.adversarial import Perturbation, adversarial_denoising, adversarial_perturbation, mixed, rank_based_gaussian_mapping
+from purify.training.loop import Trainer, TrainingSettings
+from purify.training.objectives import TimeSampling, denoising_loss, denoising_score_matching, draw_batch
 
 IMAGES = torch.randint(0, 256, (32, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(32) % 2

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from purify import DefendedClassifier, DiffPure, noise_keys
-from purify.defense import TIE, plurality
+from purify.defences.votes import TIE, plurality
 from purify.noise import Purpose, derive_keys
 
 X = torch.rand(9, 1, 28, 28, generator=torch.Generator().manual_seed(0))

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from purify import DiffPure, ScoreModel, gradients
-from purify.grids import time_grid
 from purify.schedules import LinearVP
-from purify.sde import ReverseSDE
 from purify.solvers import torchsde as torchsde_solver
+from purify.solvers.grids import time_grid
+from purify.solvers.sde import ReverseSDE
 from purify.solvers.torchsde import SDESolver
 
 CASES = {

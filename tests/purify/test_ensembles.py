@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from purify import DiffPure, ScoreModel, noise_keys
-from purify.ensembles import ensemble
 from purify.networks.gaussian import GaussianNoise
-from purify.parametrisation import convert
 from purify.schedules import VE, LinearVP
+from purify.score.ensembles import ensemble
+from purify.score.parametrisation import convert
 
 
 class Gaussian(nn.Module):

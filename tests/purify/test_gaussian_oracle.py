@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from purify import DiffPure, noise_keys
-from purify.grids import time_grid
+from purify.solvers.grids import time_grid
 
 MEAN, STD, T_STAR = 0.2, 0.5, 0.3
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from purify import DiffPure, ScoreModel, noise_keys, schedules, solvers
-from purify.grids import time_grid
 from purify.networks.gaussian import GaussianNoise
+from purify.solvers.grids import time_grid
 
 PROCESSES = [schedules.LinearVP(), schedules.DiscreteVP.cosine(), schedules.SubVP(), schedules.VE(), schedules.EDM()]
 

@@ -7,7 +7,7 @@ import torchsde
 from scipy import stats
 
 from attacks.randomness import mix
-from benchmarks.evaluate import ATTACK_DRAW
+from benchmarks.evaluation.evaluate import ATTACK_DRAW
 from purify import noise_keys
 from purify.noise import KeyedBrownian, Purpose, Stage, derive_keys, philox, standard_normal
 

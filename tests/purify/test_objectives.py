@@ -6,7 +6,8 @@ from torch import nn
 
 from purify import ScoreModel
 from purify.networks.gaussian import GaussianNoise
-from purify.objectives import (
+from purify.schedules import EDM, VE, DiscreteVP, Functions, LinearVP, SubVP, log_snr, noise_to_signal
+from purify.training.objectives import (
     LognormalTimes,
     LogSNRTimes,
     TimeSampling,
@@ -16,7 +17,6 @@ from purify.objectives import (
     to_network_range,
     weights,
 )
-from purify.schedules import EDM, VE, DiscreteVP, Functions, LinearVP, SubVP, log_snr, noise_to_signal
 
 IMAGES = torch.randint(0, 256, (64, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(64) % 10

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from purify import OneShot, ScoreModel, noise_keys
+from purify.defences.smoothed import smoothing_time
 from purify.networks.gaussian import GaussianNoise
 from purify.noise import Stage, standard_normal
 from purify.schedules import EDM, VE, LinearVP
-from purify.smoothing import smoothing_time
 
 KEYS = noise_keys(0, torch.arange(3), 0)
 X = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from processes import PROCESSES
 
-from purify.parametrisation import Prediction, convert, from_parts, preconditioning
+from purify.score.parametrisation import Prediction, convert, from_parts, preconditioning
 
 KINDS = get_args(Prediction)
 

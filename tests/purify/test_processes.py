@@ -9,20 +9,7 @@ from processes import BY_FUNCTIONS, CHAINS, PROCESSES, STRAIGHT
 
 from purify import DiffPure, ScoreModel, noise_keys
 from purify.networks.gaussian import GaussianNoise
-from purify.schedules import (
-    EDM,
-    VE,
-    DiscreteVP,
-    Functions,
-    LinearVP,
-    index_of_time,
-    log_snr,
-    noise_to_signal,
-    prior,
-    snr,
-    time_of_index,
-    transition,
-)
+from purify.schedules import EDM, VE, DiscreteVP, Functions, LinearVP, index_of_time, log_snr, noise_to_signal, prior, snr, time_of_index, transition
 
 every_process = pytest.mark.parametrize("schedule", PROCESSES, ids=str)
 

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from purify import DefendedClassifier, DiffPure, ScoreModel, noise_keys
+from purify.defences.smoothed import DenoisedSmoothing, Smoothed, smoothing_time
 from purify.networks.gaussian import GaussianNoise
 from purify.noise import Stage, standard_normal
 from purify.schedules import EDM, VE, DiscreteVP, Functions, LinearVP, SubVP
-from purify.smoothing import DenoisedSmoothing, Smoothed, smoothing_time
 
 LATE = Functions(torch.ones_like, lambda t: 1.0 * t, t_max=2.0, t_min=0.3)
 SCHEDULES = [LinearVP(), DiscreteVP.linear(), SubVP(), VE(), EDM(), Functions(lambda t: 1 / (1 + t), lambda t: t**2, t_max=2.0)]

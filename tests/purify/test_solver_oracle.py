@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from purify import ScoreModel, noise_keys
-from purify.grids import time_grid
 from purify.networks.gaussian import GaussianNoise
 from purify.schedules import EDM, VE, DiscreteVP, LinearVP, SubVP
 from purify.solvers import DDIM, Ancestral, DPMSolver, Exponential, Heun, Levels, PredictorCorrector
+from purify.solvers.grids import time_grid
 
 MEAN, STD = 0.2, 0.5
 FIRST, LAST = 1.0, 0.05  # levels sigma / alpha that the paths lead from and to

@@ -9,10 +9,10 @@ from torch import nn
 
 from purify import DiffPure, ScoreModel, noise_keys
 from purify.gradients import MODES
-from purify.grids import time_grid
 from purify.noise import Stage, standard_normal
 from purify.schedules import VE, DiscreteVP
 from purify.solvers import DDIM, SOLVERS, Ancestral, DPMSolver, Exponential, Heun, PredictorCorrector, make
+from purify.solvers.grids import time_grid
 
 KEYS = noise_keys(0, torch.arange(3), 0)
 X = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))

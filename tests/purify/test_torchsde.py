@@ -9,10 +9,10 @@ import torchsde
 import purify.solvers.torchsde as module
 from purify import DiffPure, noise_keys
 from purify.gradients import MODES
-from purify.grids import time_grid
 from purify.noise import KeyedBrownian, Stage, standard_normal
-from purify.sde import ReverseSDE
 from purify.solvers import TorchSDE
+from purify.solvers.grids import time_grid
+from purify.solvers.sde import ReverseSDE
 from purify.solvers.torchsde import METHODS, SDESolver
 
 KEYS = noise_keys(0, torch.arange(3), 0)

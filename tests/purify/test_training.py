@@ -5,9 +5,9 @@ import torch
 
 from purify import ScoreModel
 from purify.networks import build
-from purify.objectives import TimeSampling, classification, denoising_score_matching
 from purify.schedules import LinearVP
-from purify.training import Trainer, TrainingSettings
+from purify.training.loop import Trainer, TrainingSettings
+from purify.training.objectives import TimeSampling, classification, denoising_score_matching
 
 IMAGES = torch.randint(0, 256, (64, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(64) % 10

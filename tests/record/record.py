@@ -25,7 +25,7 @@ import benchmarks
 import purify
 from benchmarks import config as configs
 from benchmarks import datasets
-from benchmarks.bench_config import BenchConfig
+from benchmarks.config.bench import BenchConfig
 
 torch.set_num_threads(1)
 RECORD = Path(__file__).with_name("record.json")

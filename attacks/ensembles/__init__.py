@@ -1,0 +1,1 @@
+"""Several attacks in a row, each on the images that still stand."""

@@ -1,0 +1,1 @@
+"""Attacks that climb along the gradient of the expected loss."""

@@ -1,0 +1,1 @@
+"""Attacks within other distances than norms of the difference."""

@@ -1,0 +1,134 @@
+"""Attacks along gradients that are estimated from answers: SPSA (Uesato et al. 2018, arXiv 1802.05666) and NES (Ilyas et al. 2018, arXiv 1804.08598)."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from attacks.expectation import Expectation
+from attacks.gradient.pgd import Progress
+from attacks.inputs import check_integers_from_zero, check_positive_integers, check_start
+from attacks.losses import LOSSES
+from attacks.perceptual.parameters import AdamPath
+from attacks.randomness import mix, uniform
+from attacks.restarts import Gradient, attack_along
+from attacks.threats import L2, Linf, Threat
+
+_START, _DIRECTION, _DRAW = range(3)  # what an attack's randomness is for
+
+
+@dataclass(frozen=True)
+class SPSA:
+    """Projected Adam steps along finite differences of the mean loss in `samples` random directions v.
+
+    Estimate: the mean of (L(x + delta v) - L(x - delta v)) / (2 delta) v (Uesato et al., Algorithm 1; Ilyas et al., Section 2.1, with antithetic samples).
+    Both sides of a difference are seen under the same draws of a random model, and every direction under draws of its own: what the draws have in common
+    cancels, and `eot=1` already averages over as many draws as there are directions. Points beyond [0, 1] are clipped, as a query must be an image.
+    A step costs 2 * samples * eot queries an image. Under L2 Adam keeps one second moment for the image: one a coordinate turns steps into sign steps.
+
+    On linear models of 108 pixels it reaches 90 % of the optimum in 4000 queries an image under Linf and L2, with either estimator, and in 8500 where every
+    draw adds noise of the gradient's own size to the gradient; the tests hold it to that.
+
+    Args:
+        threat: `Linf` or `L2`.
+        iterations: steps per restart.
+        samples: directions per step (Uesato et al.: 128 and more; Ilyas et al.: 25 pairs).
+        eot: draws of the model for each direction.
+        estimator: "spsa" (signs) or "nes" (normals).
+        delta: half the distance of the two points of a difference; default 0.01 for SPSA and 0.001 for NES, as published.
+        step_size: Adam's, in the units of pixels; default 4 epsilon / iterations under Linf, and that over the square root of the pixels under L2
+            (Uesato et al.: 0.01, for steps many times more).
+        loss: "margin" (as published for SPSA), "ce" or "dlr".
+        restarts: independent runs, the first from the image itself, others from random points; the best is kept on fresh draws.
+        stop_draws: an image leaves, as it is, once `eot` draws and then so many fresh ones all reach the goal; 0: never.
+        batch_size: rows (points times draws) of one call of the model, halved where memory runs out.
+    """
+
+    threat: Threat
+    iterations: int = 100
+    samples: int = 128
+    eot: int = 1
+    estimator: Literal["spsa", "nes"] = "spsa"
+    delta: float | None = None
+    step_size: float | None = None
+    loss: str = "margin"
+    restarts: int = 1
+    stop_draws: int = 0
+    batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.threat, Linf | L2):
+            raise ValueError(f"threat must be Linf or L2, got {type(self.threat).__name__}")
+        check_positive_integers(self, "iterations", "samples", "eot", "restarts", "batch_size")
+        if self.estimator not in ("spsa", "nes"):
+            raise ValueError(f"estimator={self.estimator!r} is not one of spsa, nes")
+        for name in ("delta", "step_size"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be a positive number, got {value}")
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss={self.loss!r} is not one of {', '.join(LOSSES)}")
+        check_integers_from_zero(self, "stop_draws")
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        keys: Tensor | None = None,
+        progress: Progress | None = None,
+        *,
+        targets: Tensor | None = None,
+        start: Tensor | None = None,
+    ) -> Tensor:
+        """Adversarial images; arguments and errors as for `PGD`."""
+        check_start(start, x, self.threat.distance, self.threat.epsilon)
+
+        def path(rows: Tensor, run_keys: Tensor, restart: int) -> AdamPath:
+            images = x[rows]
+            rate = 4 * self.threat.epsilon / self.iterations if self.step_size is None else self.step_size
+            if self.step_size is None and isinstance(self.threat, L2):
+                rate /= math.sqrt(images[0].numel())
+            begin = images if start is None else start[rows]
+            if restart:
+                begin = self.threat.project(images + self.threat.random_start(uniform(mix(run_keys, _START), tuple(x.shape[1:]), x.dtype)), images)
+            return AdamPath(
+                images,
+                [begin],
+                [rate],
+                apply=lambda parameters, of: parameters[0],
+                constrain=lambda parameters, of: [self.threat.project(parameters[0], of)],
+                shared_scale=isinstance(self.threat, L2),
+            )
+
+        return attack_along(self, model, x, y, keys, progress, targets, path, self._estimate)
+
+    def _estimate(self, expectation: Expectation) -> Gradient:
+        delta = {"spsa": 0.01, "nes": 0.001}[self.estimator] if self.delta is None else self.delta
+
+        def gradient(x: Tensor, keys: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            estimate, mean = torch.zeros_like(x), x.new_zeros(len(x))
+            together = max(1, self.batch_size // (2 * len(x)))
+            for first in range(0, self.samples, together):
+                count = min(together, self.samples - first)
+                indices = torch.arange(first, first + count, device=x.device).repeat_interleave(len(x))
+                repeated, draws = keys.repeat(count), mix(keys.repeat(count), _DRAW, indices)
+                v = self._directions(mix(repeated, _DIRECTION, indices), tuple(x.shape[1:]), x.dtype)
+                points = x.repeat(count, 1, 1, 1)
+                both = torch.cat([(points + delta * v).clamp(0, 1), (points - delta * v).clamp(0, 1)])
+                up, down = expectation.loss(both, draws.repeat(2), LOSSES[self.loss], rows.repeat(2 * count)).chunk(2)
+                estimate += (((up - down) / (2 * delta))[:, None, None, None] * v).unflatten(0, (count, len(x))).sum(0)
+                mean += ((up + down) / 2).unflatten(0, (count, len(x))).sum(0)
+            success = expectation.success(x, mix(keys, _DRAW, self.samples), rows) if self.stop_draws else torch.zeros_like(mean)
+            return estimate / self.samples, mean / self.samples, success
+
+        return gradient
+
+    def _directions(self, keys: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        draws = uniform(keys, shape, torch.float64)
+        if self.estimator == "spsa":
+            return torch.where(draws < 0.5, -1.0, 1.0).to(dtype)
+        return (math.sqrt(2) * torch.erfinv(2 * draws + 2.0**-24 - 1)).to(dtype)

@@ -1,0 +1,216 @@
+"""`purify certify`: one configuration, one folder, certified radii of the smoothed classifier at every noise level.
+
+A folder holds config.yaml, summary.json, images.jsonl (one line per image and noise level), batches/ (the counts of what is done so far), and certified.png.
+The counts of a few images are stored as they are finished, so an interrupted run goes on with what it has.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.table import Table
+from torch import Tensor
+
+from benchmarks.classifiers.checks import check_logits
+from benchmarks.config.certify import CertifyConfig
+from benchmarks.config.sections import ConfigError
+from benchmarks.evaluation.certification import ABSTAIN, Certification, certify
+from benchmarks.experiments.setup import load_parts
+from benchmarks.reports.terminal import percent
+from benchmarks.runs.environment import environment, peak_memory
+from benchmarks.runs.fingerprints import fingerprint
+from benchmarks.runs.folder import RunError, write_text
+from benchmarks.runs.progress import progress_bar
+from purify.defences.smoothed import DenoisedSmoothing, Smoothed
+from purify.zoo import warn_if_implausible
+
+SCHEMA = "certify 1"
+"""Other than `purify bench`'s: no accuracy here is one of its rows."""
+
+CLAIM = (
+    "With probability 1 - alpha for each image, the smoothed classifier gives the certified class at every image within the L2 radius (images in [0, 1]). "
+    "Nothing is claimed of single draws, single purified images, or other norms."
+)
+
+
+class Certify:
+    """A checked certification, ready to run.
+
+    Args:
+        settings: the configuration.
+        device: where the models run.
+
+    Raises:
+        ConfigError, CheckpointError, DatasetError, ValueError: anything that cannot work, before any work starts.
+    """
+
+    def __init__(self, settings: CertifyConfig, device: torch.device):
+        self.settings = settings
+        self.device = device
+        self.parts = load_parts(settings.data, settings.classifier, settings.score, device, settings.data.images)
+        self.x, self.y, self.image_ids = self.parts.x, self.parts.y, self.parts.image_ids
+        self.models = [self._smoothed(sigma) for sigma in settings.sigma]
+        self._check_fit()
+        chosen = settings.model_dump(mode="json", exclude={"radii", "sigma"}, exclude_defaults=True)
+        self.identity = fingerprint(json.dumps(chosen), *self.parts.weights.values(), self.parts.fingerprint_data())
+
+    def _smoothed(self, sigma: float) -> Smoothed:
+        classifier, score, seed = self.parts.classifier, self.parts.score, self.settings.seed
+        return Smoothed(classifier, sigma, seed) if score is None else DenoisedSmoothing(score, classifier, sigma, seed)
+
+    def _check_fit(self) -> None:
+        """One image through every model."""
+        for model in self.models:
+            try:
+                classes = check_logits(model, self.x[:1]).shape[1]
+            except (RuntimeError, ValueError) as error:
+                raise ConfigError(f"the smoothed classifier does not take images of shape {tuple(self.x.shape[1:])}: {error}") from error
+            if classes <= int(self.y.max()):
+                raise ConfigError(f"the classifier has {classes} classes, the labels go up to {int(self.y.max())}")
+        if self.parts.score is not None:
+            warn_if_implausible(self.parts.score, f"score={self.settings.score.name!r}", self.x[:3])  # type: ignore[union-attr]
+
+    def run(self, out: Path, say: Callable[[str], None]) -> tuple[dict[str, Any], list[Certification]]:
+        """Certifies every image that `out` does not hold yet; returns the summary and what it was made from. `say` gets a line per noise level.
+
+        Raises:
+            RunError: `out` holds counts of another configuration or of other weights.
+        """
+        (out / "batches").mkdir(exist_ok=True)
+        done: list[Certification] = []
+        for number, model in enumerate(self.models, 1):
+            title = f"[{number}/{len(self.models)}] sigma {model.sigma:g}"
+            done.append(self._certified(out, model, title))
+            summary = self.summary(done)
+            lines = [json.dumps(line) for certification in done for line in self._image_lines(certification)]
+            write_text(out / "images.jsonl", "\n".join(lines) + "\n")
+            write_text(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+            say(f"{title}: average certified radius {done[-1].average_radius:.3f}, {done[-1].abstained} abstentions, {done[-1].seconds:.1f} s")
+        return summary, done
+
+    def _certified(self, out: Path, model: Smoothed, title: str) -> Certification:
+        draws, size = self.settings.n0 + self.settings.n, len(self.x)
+        together = max(1, self.settings.batch_size // draws)  # images of one file: enough to fill a batch
+        with progress_bar(f"{title}, noisy draws", size * draws) as update:
+            starts = range(0, size, together)
+            return Certification.join([self._batch(out, model, slice(first, min(first + together, size)), update) for first in starts])
+
+    def _batch(self, out: Path, model: Smoothed, rows: slice, update: Callable[[int, str], None]) -> Certification:
+        path = out / "batches" / f"sigma_{model.sigma!r}.{rows.start:06d}.json"
+        if path.exists():
+            return self._load_batch(path, model, rows)
+        s = self.settings
+        before = rows.start * (s.n0 + s.n)
+        part = certify(
+            model,
+            self.x[rows],
+            self.y[rows],
+            s.n0,
+            s.n,
+            s.alpha,
+            s.seed,
+            image_ids=self.image_ids[rows],
+            batch_size=s.batch_size,
+            progress=lambda done, _: update(before + done, ""),
+        )
+        facts = {"seconds": part.seconds, "network_evaluations": part.network_evaluations}
+        write_text(path, json.dumps({"identity": self.identity, "selection": part.selection.tolist(), "counts": part.counts.tolist(), **facts}) + "\n")
+        return part
+
+    def _load_batch(self, path: Path, model: Smoothed, rows: slice) -> Certification:
+        try:
+            stored = json.loads(path.read_text())
+            identity, spent = stored["identity"], (float(stored["seconds"]), int(stored["network_evaluations"]))
+            images, s = rows.stop - rows.start, self.settings
+            selection, counts = _counts(stored["selection"], images, s.n0), _counts(stored["counts"], images, s.n)
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"{path} is not a whole batch, delete it to have it made again: {error}") from error
+        if identity != self.identity:
+            raise RunError(f"{path} was made with another configuration, other weights or other images; give another --out")
+        return Certification(selection, counts, self.y[rows].cpu(), model.sigma, s.n0, s.n, s.alpha, *spent)
+
+    def _image_lines(self, certification: Certification) -> Iterable[dict[str, Any]]:
+        for i, (image, label) in enumerate(zip(self.image_ids.tolist(), certification.labels.tolist(), strict=True)):
+            prediction = int(certification.predictions[i])
+            yield {
+                "image": image,
+                "label": label,
+                "sigma": certification.sigma,
+                "prediction": None if prediction == ABSTAIN else prediction,
+                "radius": float(certification.radii[i]),
+                "lower_bound": float(certification.lower_bounds[i]),
+                "selection": _sparse(certification.selection[i]),
+                "counts": _sparse(certification.counts[i]),
+            }
+
+    def summary(self, done: list[Certification]) -> dict[str, Any]:
+        """The contents of summary.json."""
+        return {
+            "schema": SCHEMA,
+            "claim": CLAIM,
+            "seed": self.settings.seed,
+            "images": len(self.x),
+            "n0": self.settings.n0,
+            "n": self.settings.n,
+            "alpha": self.settings.alpha,
+            "complete": len(done) == len(self.models),
+            "weights": self.parts.weights,
+            "config": self.settings.model_dump(mode="json"),
+            "environment": environment(self.device),
+            "peak_memory": peak_memory(self.device),
+            "results": [self._result(model, certification) for model, certification in zip(self.models, done, strict=False)],
+        }
+
+    def _result(self, model: Smoothed, certification: Certification) -> dict[str, Any]:
+        return {
+            "sigma": model.sigma,
+            "t": model.t if isinstance(model, DenoisedSmoothing) else None,
+            "certified": {f"{radius:.12g}": certification.certified_accuracy(radius).as_dict() for radius in self.settings.radii},
+            "average_radius": certification.average_radius,
+            "largest_radius": certification.largest_radius,
+            "abstained": certification.abstained,
+            "accuracy": certification.accuracy.as_dict(),
+            "single": certification.single.as_dict(),
+            "undefined": certification.undefined,
+            "seconds": round(certification.seconds, 3),
+            "network_evaluations": certification.network_evaluations,
+        }
+
+
+def _counts(rows: list[list[int]], images: int, draws: int) -> Tensor:
+    """Stored counts of classes, (images, classes). Raises ValueError for what so many draws cannot give."""
+    counts = torch.tensor(rows, dtype=torch.int64)
+    if counts.ndim != 2 or len(counts) != images or (counts < 0).any() or (counts.sum(1) > draws).any():
+        raise ValueError(f"its counts are not those of {images} images and {draws} draws")
+    return counts
+
+
+def _sparse(counts: torch.Tensor) -> dict[str, int]:
+    """Class -> count, of the classes that were given at all."""
+    return {str(c): int(counts[c]) for c in counts.nonzero()[:, 0].tolist()}
+
+
+def table(summary: dict[str, Any]) -> Table:
+    """The results of a run, a column for each noise level: accuracies in percent with their 95 % intervals over images."""
+    title = f"{summary['images']} images, n0 = {summary['n0']}, n = {summary['n']}, alpha = {summary['alpha']:g}; accuracies in %"
+    result = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0), show_edge=False)
+    results = summary["results"]
+    result.add_column("")
+    for r in results:
+        result.add_column(f"sigma {r['sigma']:g}", justify="right", no_wrap=True)
+    rows: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
+        *((f"certified at L2 radius {radius}", lambda r, radius=radius: percent(r["certified"][radius])) for radius in results[0]["certified"]),
+        ("average certified radius", lambda r: f"{r['average_radius']:.3f}"),
+        ("largest radius that n draws can show", lambda r: f"{r['largest_radius']:.3f}"),
+        ("images without a certificate", lambda r: str(r["abstained"])),
+        ("smoothed, no radius", lambda r: percent(r["accuracy"])),
+        ("one noisy draw, no certificate", lambda r: percent(r["single"])),
+        ("network evaluations", lambda r: str(r["network_evaluations"])),
+        ("seconds", lambda r: f"{r['seconds']:.0f}"),
+    ]
+    for name, cell in rows:
+        result.add_row(name, *(cell(r) for r in results))
+    return result

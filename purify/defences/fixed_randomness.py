@@ -1,0 +1,33 @@
+"""A random model whose noise is fixed, and known to an attacker."""
+
+import torch
+from torch import Tensor, nn
+
+from purify.purifiers.base import Trajectory
+
+
+class FixedRandomness(nn.Module):
+    """A model with one key for all images and all calls: a deterministic function, whose noise an attacker knows.
+
+    Args:
+        model: called as `model(x, keys=...)`.
+        key: any int64.
+    """
+
+    def __init__(self, model: nn.Module, key: int):
+        super().__init__()
+        self.model = model
+        self.key = key
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (b, classes) of images `x` (b, c, h, w) in [0, 1]."""
+        return self.model(x, keys=self._keys(x))
+
+    def trajectory(self, x: Tensor, keys: Tensor | None = None, points: int = 4, estimates: bool = False) -> Trajectory:
+        """The model's trajectory, see `DefendedClassifier.trajectory`; `keys` are not looked at."""
+        if not hasattr(self.model, "trajectory"):
+            raise ValueError(f"the model {type(self.model).__name__} has no method `trajectory`, so its states on the way are unknown")
+        return self.model.trajectory(x, self._keys(x), points, estimates)
+
+    def _keys(self, x: Tensor) -> Tensor:
+        return torch.full((len(x),), self.key, dtype=torch.int64, device=x.device)
