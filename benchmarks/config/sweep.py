@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import yaml
 
-from benchmarks import config as configs
+from benchmarks.config import files as configs
 from benchmarks.config.bench import BenchConfig
 from benchmarks.config.sections import ConfigError
 from benchmarks.runs.fingerprints import fingerprint

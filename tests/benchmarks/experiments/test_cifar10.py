@@ -21,8 +21,8 @@ from benchmarks.runs.fingerprints import fingerprint_model
 from purify import load_score_model, networks
 from purify.zoo import packaged_score_models, settings_of
 
-RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "cifar10"
-README = Path(__file__).parents[2] / "README.md"
+RESULTS = Path(__file__).parents[3] / "benchmarks" / "results" / "cifar10"
+README = Path(__file__).parents[3] / "README.md"
 needs_data = pytest.mark.skipif("PURIFY_TEST_DATA" not in os.environ, reason="PURIFY_TEST_DATA is unset: no CIFAR-10 at hand")
 
 
