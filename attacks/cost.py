@@ -1,4 +1,6 @@
-"""What an attack costs: images that went through the model, forward and backward, counted wherever this package calls a model."""
+"""What an attack costs: images that went through the model, forward and backward, counted wherever this package calls a
+model.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +21,9 @@ _counting: ContextVar[tuple[Cost, ...]] = ContextVar("counting", default=())
 
 @contextmanager
 def count_cost() -> Iterator[Cost]:
-    """Yields a `Cost` that grows with every call of a model by an attack inside; nested counts each see their own part."""
+    """Yields a `Cost` that grows with every call of a model by an attack inside; nested counts each see their
+    own part.
+    """
     cost = Cost()
     token = _counting.set((*_counting.get(), cost))
     try:

@@ -1,4 +1,6 @@
-"""Expectation over transformation (Athalye et al. 2018, arXiv 1707.07397): losses and gradients averaged over a model's draws."""
+"""Expectation over transformation (Athalye et al. 2018, arXiv 1707.07397): losses and gradients averaged over a model's
+draws.
+"""
 
 import inspect
 import weakref
@@ -21,12 +23,14 @@ def takes_keys(model: nn.Module) -> bool:
 def call(model: nn.Module, x: Tensor, keys: Tensor) -> Tensor:
     """Logits of `x`, under `keys` where the model takes keys."""
     logits = model(x, keys=keys) if takes_keys(model) else model(x)
-    add_cost(len(x), torch.is_grad_enabled() and x.requires_grad)  # afterwards: a call that ran out of memory is made again in parts
+    # afterwards: a call that ran out of memory is made again in parts
+    add_cost(len(x), torch.is_grad_enabled() and x.requires_grad)
     return logits
 
 
 def is_random(model: nn.Module, x: Tensor) -> bool:
-    """Whether the model's answers are draws: it takes keys, or, seen in two calls on the first image of `x` (b, c, h, w), it answers differently.
+    """Whether the model's answers are draws: it takes keys, or, seen in two calls on the first image of `x` (b, c, h,
+    w), it answers differently.
 
     The two calls are made once a model, and are not counted as an attack's cost.
     """
@@ -35,7 +39,8 @@ def is_random(model: nn.Module, x: Tensor) -> bool:
     if model not in _random:
         with torch.no_grad():
             first, second = (model(x[:1]) for _ in range(2))
-        _random[model] = not torch.allclose(first, second, rtol=1e-3, atol=1e-4, equal_nan=True)  # more than kernels that add in another order
+        # more than kernels that add in another order
+        _random[model] = not torch.allclose(first, second, rtol=1e-3, atol=1e-4, equal_nan=True)
     return _random[model]
 
 
@@ -45,8 +50,9 @@ _random: "weakref.WeakKeyDictionary[nn.Module, bool]" = weakref.WeakKeyDictionar
 class Expectation:
     """A model under attack: mean losses over its draws, and their gradients.
 
-    Draws are batched with images, as many as fit into calls of `batch_size` rows. Where a call runs out of memory it is halved, and so are all later ones of
-    that model. Methods take some of the images, by their positions `rows` among the labels; draw j of an image is a function of its key and j.
+    Draws are batched with images, as many as fit into calls of `batch_size` rows. Where a call runs out of memory it is
+    halved, and so are all later ones of that model. Methods take some of the images, by their positions `rows` among
+    the labels; draw j of an image is a function of its key and j.
 
     Args:
         model: images in [0, 1] -> logits.
@@ -57,7 +63,15 @@ class Expectation:
         any_wrong: targets, where given, only steer the losses: the goal is any wrong prediction.
     """
 
-    def __init__(self, model: nn.Module, labels: Tensor, draws: int, batch_size: int, targets: Tensor | None = None, any_wrong: bool = False):
+    def __init__(
+        self,
+        model: nn.Module,
+        labels: Tensor,
+        draws: int,
+        batch_size: int,
+        targets: Tensor | None = None,
+        any_wrong: bool = False,
+    ):
         self.model = model
         self.labels = labels
         self.targets = targets
@@ -69,8 +83,11 @@ class Expectation:
     def begin(self) -> None:
         """Called where a run begins: whatever is remembered of earlier gradients is forgotten."""
 
-    def gradient(self, x: Tensor, keys: Tensor, loss: Loss, rows: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradient in `x` of the mean loss over the draws (n, c, h, w), that mean (n,), and the share of draws that reached the goal (n,), all detached.
+    def gradient(
+        self, x: Tensor, keys: Tensor, loss: Loss, rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradient in `x` of the mean loss over the draws (n, c, h, w), that mean (n,), and the share of draws that
+        reached the goal (n,), all detached.
 
         Args:
             x: (n, c, h, w).
@@ -83,7 +100,9 @@ class Expectation:
         def part(images: slice, which: range) -> tuple[Tensor, Tensor, Tensor]:
             inputs = x[images].detach().requires_grad_()
             with torch.enable_grad():
-                losses, reached = self._evaluate(inputs, keys[images], (loss, self._reached), _part(rows, images), which)
+                losses, reached = self._evaluate(
+                    inputs, keys[images], (loss, self._reached), _part(rows, images), which
+                )
                 (of_part,) = torch.autograd.grad(losses.sum(), inputs)
             return of_part, losses.detach().sum(0), reached.sum(0)
 
@@ -91,16 +110,21 @@ class Expectation:
             gradient[images] += of_part
             mean[images] += losses
             success[images] += reached
-        return gradient / self.draws, mean / self.draws, success / self.draws  # divided last: a share of all draws is exactly 1
+        # divided last: a share of all draws is exactly 1
+        return gradient / self.draws, mean / self.draws, success / self.draws
 
     @torch.no_grad()
     def loss(self, x: Tensor, keys: Tensor, loss: Loss, rows: Tensor | None = None, draws: int | None = None) -> Tensor:
-        """(n,): the mean loss over `draws` draws, by default the object's own number, without gradients; other arguments as for `gradient`."""
+        """(n,): the mean loss over `draws` draws, by default the object's own number, without gradients; other
+        arguments as for `gradient`.
+        """
         return self._mean(x, keys, loss, rows, draws)
 
     @torch.no_grad()
     def success(self, x: Tensor, keys: Tensor, rows: Tensor | None = None, draws: int | None = None) -> Tensor:
-        """(n,): the share of draws in which the attack's goal is reached (misclassified; targeted: the target predicted). A NaN does not count."""
+        """(n,): the share of draws in which the attack's goal is reached (misclassified; targeted: the target
+        predicted). A NaN does not count.
+        """
         return self._mean(x, keys, self._reached, rows, draws)
 
     @torch.no_grad()
@@ -109,12 +133,17 @@ class Expectation:
         return self._mean(x, keys, _logits, rows, draws)
 
     def likely(self, x: Tensor, keys: Tensor, count: int) -> Tensor:
-        """(b, at most `count`): the wrong classes of each image, largest mean logit first, from clean images (b, c, h, w)."""
+        """(b, at most `count`): the wrong classes of each image, largest mean logit first, from clean images (b, c, h,
+        w).
+        """
         wrong = self.logits(x, keys).nan_to_num(torch.finfo(x.dtype).min).scatter(1, self.labels[:, None], -torch.inf)
         return wrong.topk(min(count, wrong.shape[1] - 1), dim=1).indices
 
-    def choose(self, candidates: Sequence[Tensor], keys: Tensor, loss: Loss, rows: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """For each image the candidate of largest mean loss over draws common to all its candidates; NaN is never the larger, of equals the first is taken.
+    def choose(
+        self, candidates: Sequence[Tensor], keys: Tensor, loss: Loss, rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """For each image the candidate of largest mean loss over draws common to all its candidates; NaN is never the
+        larger, of equals the first is taken.
 
         Args:
             candidates: one or more (n, c, h, w).
@@ -146,14 +175,20 @@ class Expectation:
             total[images] += values
         return x.new_zeros(0) if total is None else total / draws
 
-    def _evaluate(self, x: Tensor, keys: Tensor, losses: tuple[Loss, ...], rows: Tensor | slice, which: range) -> list[Tensor]:
+    def _evaluate(
+        self, x: Tensor, keys: Tensor, losses: tuple[Loss, ...], rows: Tensor | slice, which: range
+    ) -> list[Tensor]:
         """(draws, n, ...) for each loss: the draws `which`, in one call of the model."""
         k = len(which)
         logits = call(self.model, x.repeat(k, 1, 1, 1), torch.cat([mix(keys, draw) for draw in which]))
         if logits.ndim != 2 or len(logits) != k * len(x):
-            raise ValueError(f"the model must return logits of shape ({k * len(x)}, classes), got {tuple(logits.shape)}")
+            raise ValueError(
+                f"the model must return logits of shape ({k * len(x)}, classes), got {tuple(logits.shape)}"
+            )
         if logits.shape[1] < max(self._classes, 2):
-            raise ValueError(f"the model has {logits.shape[1]} classes, labels and targets go up to {self._classes - 1}")
+            raise ValueError(
+                f"the model has {logits.shape[1]} classes, labels and targets go up to {self._classes - 1}"
+            )
         labels, targets = self.labels[rows].repeat(k), None if self.targets is None else self.targets[rows].repeat(k)
         return [loss(logits, labels, targets).unflatten(0, (k, len(x))).to(x.dtype) for loss in losses]
 
@@ -189,7 +224,11 @@ _fits: "weakref.WeakKeyDictionary[nn.Module, int]" = weakref.WeakKeyDictionary()
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error) or "can't allocate memory" in str(error)
+    return (
+        isinstance(error, torch.OutOfMemoryError)
+        or "not enough memory" in str(error)
+        or "can't allocate memory" in str(error)
+    )
 
 
 def _calls(count: int, draws: int, batch_size: int) -> list[tuple[slice, range]]:
@@ -197,7 +236,9 @@ def _calls(count: int, draws: int, batch_size: int) -> list[tuple[slice, range]]
     together = max(1, batch_size // count) if count else 1
     firsts = range(0, draws, together)
     return [
-        (slice(start, min(start + batch_size, count)), range(first, min(first + together, draws))) for first in firsts for start in range(0, count, batch_size)
+        (slice(start, min(start + batch_size, count)), range(first, min(first + together, draws)))
+        for first in firsts
+        for start in range(0, count, batch_size)
     ]
 
 

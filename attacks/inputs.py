@@ -7,13 +7,19 @@ from torch import Tensor
 
 
 def check_inputs(x: Tensor, y: Tensor, keys: Tensor | None = None) -> None:
-    """Raises ValueError unless `x` is (b, c, h, w) finite in [0, 1], `y` (b,) non-negative int64 and `keys` (b,) int64 or None."""
+    """Raises ValueError unless `x` is (b, c, h, w) finite in [0, 1], `y` (b,) non-negative int64 and `keys` (b,) int64
+    or None.
+    """
     if x.ndim != 4 or not x.is_floating_point():
-        raise ValueError(f"x must be floating-point images of shape (b, c, h, w), got {x.dtype} of shape {tuple(x.shape)}")
+        raise ValueError(
+            f"x must be floating-point images of shape (b, c, h, w), got {x.dtype} of shape {tuple(x.shape)}"
+        )
     if not len(x):
         raise ValueError("x holds no images")
     if not x.isfinite().all():
-        raise ValueError(f"x holds NaN or infinity in {int((~x.isfinite()).flatten(1).any(1).sum())} of {len(x)} images")
+        raise ValueError(
+            f"x holds NaN or infinity in {int((~x.isfinite()).flatten(1).any(1).sum())} of {len(x)} images"
+        )
     low, high = float(x.min()), float(x.max())
     if low < 0 or high > 1:
         raise ValueError(f"x must lie in [0, 1], got values in [{low:g}, {high:g}]")
@@ -28,11 +34,15 @@ def check_inputs(x: Tensor, y: Tensor, keys: Tensor | None = None) -> None:
 
 
 def check_targets(targets: Tensor | None, y: Tensor) -> None:
-    """Raises ValueError unless `targets` is None or (b,) non-negative int64 on the labels' device, each another class than the label."""
+    """Raises ValueError unless `targets` is None or (b,) non-negative int64 on the labels' device, each another class
+    than the label.
+    """
     if targets is None:
         return
     if targets.shape != y.shape or targets.dtype != torch.int64:
-        raise ValueError(f"targets must be int64 classes of shape ({len(y)},), got {targets.dtype} of shape {tuple(targets.shape)}")
+        raise ValueError(
+            f"targets must be int64 classes of shape ({len(y)},), got {targets.dtype} of shape {tuple(targets.shape)}"
+        )
     if targets.device != y.device:
         raise ValueError(f"targets and y must be on the same device, got {targets.device} and {y.device}")
     if int(targets.min()) < 0:
@@ -47,7 +57,10 @@ def check_start(start: Tensor | None, x: Tensor, distance: Callable[[Tensor, Ten
     if start is None:
         return
     if start.shape != x.shape or start.dtype != x.dtype or start.device != x.device:
-        raise ValueError(f"start must be images like x, {x.dtype} {tuple(x.shape)} on {x.device}, got {start.dtype} {tuple(start.shape)} on {start.device}")
+        raise ValueError(
+            f"start must be images like x, {x.dtype} {tuple(x.shape)} on {x.device}, got {start.dtype}"
+            f" {tuple(start.shape)} on {start.device}"
+        )
     if not start.isfinite().all() or float(start.min()) < 0 or float(start.max()) > 1:
         raise ValueError("start must lie in [0, 1]")
     outside = int((distance(start, x) > epsilon * (1 + 1e-4)).sum())

@@ -1,4 +1,6 @@
-"""Per-image losses that an attack maximises: logits (b, classes), labels (b,) int64 and, for targeted attacks, targets (b,) int64 -> (b,)."""
+"""Per-image losses that an attack maximises: logits (b, classes), labels (b,) int64 and, for targeted attacks, targets
+(b,) int64 -> (b,).
+"""
 
 from collections.abc import Callable
 
@@ -17,7 +19,8 @@ def cross_entropy(logits: Tensor, labels: Tensor, targets: Tensor | None = None)
 
 
 def margin(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
-    """Largest wrong logit minus the true one (Carlini & Wagner 2017, arXiv 1608.04644, f_6): positive exactly where misclassified.
+    """Largest wrong logit minus the true one (Carlini & Wagner 2017, arXiv 1608.04644, f_6): positive exactly where
+    misclassified.
 
     Targeted: the target's logit minus the largest other one, positive exactly where the target is predicted.
     """
@@ -28,19 +31,26 @@ def margin(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Ten
 
 
 def dlr(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
-    """Difference of logits ratio (Croce & Hein 2020, arXiv 2003.01690, eq. 6): the margin over that of the first and the third largest logit.
+    """Difference of logits ratio (Croce & Hein 2020, arXiv 2003.01690, eq. 6): the margin over that of the first and
+    the third largest logit.
 
-    Targeted (eq. 7): (z_target - z_label) / (z_1st - (z_3rd + z_4th) / 2). Unlike cross-entropy it does not change with the scale of the logits.
+    Targeted (eq. 7): (z_target - z_label) / (z_1st - (z_3rd + z_4th) / 2). Unlike cross-entropy it does not change with
+    the scale of the logits.
 
     Raises:
         ValueError: fewer than 3 classes, or 4 where targeted.
     """
     needed = 3 if targets is None else 4
     if logits.shape[1] < needed:
-        raise ValueError(f'loss="dlr" needs at least {needed} classes{" when targeted" if targets is not None else ""}, got {logits.shape[1]}: use "margin"')
+        raise ValueError(
+            f'loss="dlr" needs at least {needed} classes{" when targeted" if targets is not None else ""}, got'
+            f' {logits.shape[1]}: use "margin"'
+        )
     largest = logits.topk(needed, dim=1).values
     if targets is not None:
-        return (_pick(logits, targets) - _pick(logits, labels)) / (largest[:, 0] - (largest[:, 2] + largest[:, 3]) / 2).clamp_min(1e-12)
+        return (_pick(logits, targets) - _pick(logits, labels)) / (
+            largest[:, 0] - (largest[:, 2] + largest[:, 3]) / 2
+        ).clamp_min(1e-12)
     return margin(logits, labels) / (largest[:, 0] - largest[:, 2]).clamp_min(1e-12)
 
 

@@ -1,7 +1,7 @@
 """The attack's own randomness: a 64-bit mix of the keys it is given, in a domain of its own.
 
-The model under attack makes its noise from the keys that it is called with; an attack calls it with keys derived here, so neither its
-starting points nor its draws repeat those of an evaluation under the original keys.
+The model under attack makes its noise from the keys that it is called with; an attack calls it with keys derived here,
+so neither its starting points nor its draws repeat those of an evaluation under the original keys.
 """
 
 import torch

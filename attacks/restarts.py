@@ -1,4 +1,6 @@
-"""What iterative attacks share: images that leave once they are broken, restarts, and the choice of what comes back on fresh draws."""
+"""What iterative attacks share: images that leave once they are broken, restarts, and the choice of what comes back on
+fresh draws.
+"""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -18,17 +20,23 @@ CHOICE_DRAWS = 8
 _STEP, _STOP, _CHOOSE = 0x10, 0x11, 0x12  # what a search's draws are for
 
 Run = Callable[[Tensor, Tensor, int], tuple[list[Tensor], Tensor]]
-"""run(rows, keys, restart) -> candidates (n, c, h, w), the last one as it stands, and (n,) bool: which of them left as broken."""
+"""run(rows, keys, restart) -> candidates (n, c, h, w), the last one as it stands, and (n,) bool: which of them left as
+broken.
+"""
 
 Gradient = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-"""gradient(images, keys, rows) -> gradient of the mean loss, mean loss, share of draws that reached the goal, as `Expectation.gradient`."""
+"""gradient(images, keys, rows) -> gradient of the mean loss, mean loss, share of draws that reached the goal, as
+`Expectation.gradient`.
+"""
 
 
 class Path(Protocol):
     """Where an attack is: images that it moves along gradients."""
 
     def images(self, active: Tensor) -> tuple[Tensor, Tensor]:
-        """(m, c, h, w) in [0, 1], detached: the images at positions `active`; and (m,) bool: which of them the threat allows."""
+        """(m, c, h, w) in [0, 1], detached: the images at positions `active`; and (m,) bool: which of them the threat
+        allows.
+        """
 
     def move(self, active: Tensor, gradient: Tensor) -> None:
         """One step with the finite gradient (m, c, h, w) in the images that `images(active)` gave last."""
@@ -61,8 +69,9 @@ def attack_along(
 ) -> Tensor:
     """What a gradient attack returns that follows a path.
 
-    Of each run two points stand for election on fresh draws common to both: the last, and the one whose mean loss over its gradient's draws was the largest.
-    Images go through in groups of `batch_size`, so that a path's own graph fits memory.
+    Of each run two points stand for election on fresh draws common to both: the last, and the one whose mean loss over
+    its gradient's draws was the largest. Images go through in groups of `batch_size`, so that a path's own graph fits
+    memory.
 
     Args:
         settings: the attack.
@@ -72,7 +81,8 @@ def attack_along(
         keys: as for `PGD`.
         progress: as for `PGD`.
         targets: as for `PGD`.
-        path: path(rows, keys, restart): where one restart begins for the images at positions `rows`, whose keys in that restart are given.
+        path: path(rows, keys, restart): where one restart begins for the images at positions `rows`, whose keys in that
+            restart are given.
         gradient: makes the gradient of the expected loss from the expectation; default `Expectation.gradient`.
     """
     check_inputs(x, y, keys)
@@ -94,19 +104,34 @@ def attack_along(
             progress(done, settings.restarts * groups * settings.iterations)
 
     def run(rows: Tensor, run_keys: Tensor, restart: int) -> tuple[list[Tensor], Tensor]:
-        return _follow(path(rows, run_keys, restart), expectation, evaluate, x[rows], run_keys, rows, settings.iterations, settings.stop_draws, advance)
+        return _follow(
+            path(rows, run_keys, restart),
+            expectation,
+            evaluate,
+            x[rows],
+            run_keys,
+            rows,
+            settings.iterations,
+            settings.stop_draws,
+            advance,
+        )
 
     return best_of(run, settings.restarts, settings.batch_size, judge(expectation, x), x, keys)
 
 
 def judge(expectation: Expectation, x: Tensor) -> Expectation:
-    """The same model and goal with enough draws to choose between points: at least `CHOICE_DRAWS` where the model is random."""
+    """The same model and goal with enough draws to choose between points: at least `CHOICE_DRAWS` where the model is
+    random.
+    """
     draws = max(expectation.draws, CHOICE_DRAWS) if is_random(expectation.model, x) else expectation.draws
-    return Expectation(expectation.model, expectation.labels, draws, expectation.batch_size, expectation.targets, expectation.any_wrong)
+    return Expectation(
+        expectation.model, expectation.labels, draws, expectation.batch_size, expectation.targets, expectation.any_wrong
+    )
 
 
 def best_of(run: Run, restarts: int, group: int, judge: Expectation, x: Tensor, keys: Tensor) -> Tensor:
-    """For each image a point that a run left as broken, else the candidate of all runs with the largest mean margin over fresh draws.
+    """For each image a point that a run left as broken, else the candidate of all runs with the largest mean margin
+    over fresh draws.
 
     Args:
         run: one restart for some images.
@@ -134,15 +159,21 @@ def best_of(run: Run, restarts: int, group: int, judge: Expectation, x: Tensor, 
     return best.detach()
 
 
-def confirmed(expectation: Expectation, images: Tensor, success: Tensor, keys: Tensor, rows: Tensor, stop_draws: int) -> Tensor:
-    """(n,) bool: images whose share of draws `success` (n,) is 1 and that so many fresh draws under `keys` all get wrong too."""
+def confirmed(
+    expectation: Expectation, images: Tensor, success: Tensor, keys: Tensor, rows: Tensor, stop_draws: int
+) -> Tensor:
+    """(n,) bool: images whose share of draws `success` (n,) is 1 and that so many fresh draws under `keys` all get
+    wrong too.
+    """
     sure = success == 1
     sure[sure.clone()] = expectation.success(images[sure], keys[sure], rows[sure], stop_draws) == 1
     return sure
 
 
 def largest_factor(allowed: Callable[[Tensor], Tensor], count: int, like: Tensor, halvings: int = 16) -> Tensor:
-    """(count,): factors in [0, 1] at which `allowed(factors)` (count,) bool holds: 1 where it does, else by bisection; 0 is taken to be allowed."""
+    """(count,): factors in [0, 1] at which `allowed(factors)` (count,) bool holds: 1 where it does, else by bisection;
+    0 is taken to be allowed.
+    """
     low, high = like.new_zeros(count), like.new_ones(count)
     whole = allowed(high)
     for _ in range(0 if whole.all() else halvings):
@@ -173,7 +204,9 @@ def _follow(
         images, allowed = path.images(active)
         gradient, loss, success = evaluate(images, mix(keys[active], _STEP, step), rows[active])
         if stop_draws:
-            sure = confirmed(expectation, images, success * allowed, mix(keys[active], _STOP, step), rows[active], stop_draws)
+            sure = confirmed(
+                expectation, images, success * allowed, mix(keys[active], _STOP, step), rows[active], stop_draws
+            )
             broken[active[sure]], kept[active[sure]] = True, images[sure]
         better = allowed & (loss.nan_to_num(-torch.inf, -torch.inf) > best_loss[active])
         best[active[better]], best_loss[active[better]] = images[better], loss[better]

@@ -22,7 +22,9 @@ class Threat(ABC):
             raise ValueError(f"epsilon must be a positive number, got {self.epsilon}")
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """An allowed image near `x_adv`: into the ball around `x`, then into [0, 1] (which, `x` being in [0, 1], stays in the ball)."""
+        """An allowed image near `x_adv`: into the ball around `x`, then into [0, 1] (which, `x` being in [0, 1], stays
+        in the ball).
+        """
         return (x + self.into_ball(x_adv - x)).clamp(0, 1)
 
     @abstractmethod

@@ -1,9 +1,9 @@
 """Makes `import robustbench` work on a fresh install.
 
-RobustBench 1.1.1 imports `autoattack`, whose authors publish it as a repository only; RobustBench's own requirement installs the same code
-as `pyautoattack`, with other names for some arguments. The finder below answers for `autoattack` with a translation, and only where
-nothing else does: it stands last on the import path, so a real `autoattack` is always found first. (RobustBench also needs
-`pkg_resources`, which this package's requirement on setuptools provides.)
+RobustBench 1.1.1 imports `autoattack`, whose authors publish it as a repository only; RobustBench's own requirement
+installs the same code as `pyautoattack`, with other names for some arguments. The finder below answers for `autoattack`
+with a translation, and only where nothing else does: it stands last on the import path, so a real `autoattack` is
+always found first. (RobustBench also needs `pkg_resources`, which this package's requirement on setuptools provides.)
 """
 
 import importlib
@@ -19,7 +19,9 @@ from typing import Any
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds and makes the modules `autoattack` and `autoattack.*`."""
 
-    def find_spec(self, name: str, path: Sequence[str] | None, target: types.ModuleType | None = None) -> importlib.machinery.ModuleSpec | None:
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: types.ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
         if name == "autoattack":
             return importlib.util.spec_from_loader(name, self, is_package=True)
         if name.startswith("autoattack.") and importlib.util.find_spec("py" + name) is not None:
@@ -55,16 +57,30 @@ def _with_official_arguments(base: type) -> type:
             log_path: str | None = None,
         ):
             if is_tf_model:
-                raise NotImplementedError("pyautoattack has no TensorFlow models; install the authors' autoattack for them")
+                raise NotImplementedError(
+                    "pyautoattack has no TensorFlow models; install the authors' autoattack for them"
+                )
             del log_path  # pyautoattack logs to the logger "auto-attack" instead
-            super().__init__(model, norm=norm, eps=eps, seed=seed, attacks=list(attacks_to_run) or None, version=version, device=device)
+            super().__init__(
+                model,
+                norm=norm,
+                eps=eps,
+                seed=seed,
+                attacks=list(attacks_to_run) or None,
+                version=version,
+                device=device,
+            )
             self.verbose = verbose
 
-        def run_standard_evaluation(self, x_orig: Any, y_orig: Any, bs: int = 250, return_labels: bool = False, state_path: Any = None) -> Any:
+        def run_standard_evaluation(
+            self, x_orig: Any, y_orig: Any, bs: int = 250, return_labels: bool = False, state_path: Any = None
+        ) -> Any:
             x_adv, y_adv = super().run_standard_evaluation(x_orig, y_orig, batch_size=bs, state_path=state_path)
             return (x_adv, y_adv) if return_labels else x_adv
 
-        def run_standard_evaluation_individual(self, x_orig: Any, y_orig: Any, bs: int = 250, return_labels: bool = False) -> Any:
+        def run_standard_evaluation_individual(
+            self, x_orig: Any, y_orig: Any, bs: int = 250, return_labels: bool = False
+        ) -> Any:
             # The base class calls run_standard_evaluation by its own argument names, so this does not go through it.
             attacks, results = self.attacks_to_run, {}
             try:

@@ -1,11 +1,13 @@
 """How a solver's path is differentiated. All modes give the same values for the same keys.
 
-- "exact": the gradient of the discretised path itself. The states are kept, and each step is computed again, with the same noise, when
-  the backward pass reaches it: memory is one step's graph and one image-sized state a step.
-- "backprop": the same gradient by keeping every graph. The reference, and the fastest where it fits. The only mode that also reaches the
-  network's parameters.
-- "adjoint": the solver's continuous adjoint (`sdeint_adjoint`, `odeint_adjoint`), approximate. Not under `torch.func`, which they do not support.
-- "bpda": the whole purifier counts as the identity (Athalye et al. 2018, arXiv 1802.00420), deliberately wrong: what an attacker without gradients would use.
+- "exact": the gradient of the discretised path itself. The states are kept, and each step is computed again, with the
+  same noise, when the backward pass reaches it: memory is one step's graph and one image-sized state a step.
+- "backprop": the same gradient by keeping every graph. The reference, and the fastest where it fits. The only mode that
+  also reaches the network's parameters.
+- "adjoint": the solver's continuous adjoint (`sdeint_adjoint`, `odeint_adjoint`), approximate. Not under `torch.func`,
+  which they do not support.
+- "bpda": the whole purifier counts as the identity (Athalye et al. 2018, arXiv 1802.00420), deliberately wrong: what an
+  attacker without gradients would use.
 """
 
 import contextlib
@@ -42,8 +44,11 @@ def solve(solver: Solver, start: Callable[[Tensor], Tensor], x: Tensor, keys: Te
     return _StraightThrough.apply(x, lambda y: solver.solve(start(y), keys, y if solver.guided else None))
 
 
-def solve_through(solver: Solver, start: Callable[[Tensor], Tensor], x: Tensor, keys: Tensor, mode: GradientMode, stops: Sequence[int]) -> list[Tensor]:
-    """The images of the path after `stops` steps, each differentiable in `x` with the gradient of the discretised path, as is any loss on several of them.
+def solve_through(
+    solver: Solver, start: Callable[[Tensor], Tensor], x: Tensor, keys: Tensor, mode: GradientMode, stops: Sequence[int]
+) -> list[Tensor]:
+    """The images of the path after `stops` steps, each differentiable in `x` with the gradient of the discretised path,
+    as is any loss on several of them.
 
     In the mode "exact" the path is cut at the stops: memory is that of `solve`.
 
@@ -59,7 +64,9 @@ def solve_through(solver: Solver, start: Callable[[Tensor], Tensor], x: Tensor, 
         ValueError: a mode whose gradient is not that of the states on the way.
     """
     if mode not in ("exact", "backprop"):
-        raise ValueError(f'the states on the way have gradients with gradient="exact" or "backprop" only, got gradient={mode!r}')
+        raise ValueError(
+            f'the states on the way have gradients with gradient="exact" or "backprop" only, got gradient={mode!r}'
+        )
     image = x if solver.guided else None
     state, done, states = solver.begin(start(x)), 0, []
     for stop in stops:
@@ -80,10 +87,14 @@ def _replay(solver: Solver, x: Tensor, image: Tensor | None, keys: Tensor, steps
 
 
 class _Replay(torch.autograd.Function):
-    """Forward: the solver's steps at the indices `steps`, keeping the states. Backward: each of them again, in reverse, with its graph."""
+    """Forward: the solver's steps at the indices `steps`, keeping the states. Backward: each of them again, in reverse,
+    with its graph.
+    """
 
     @staticmethod
-    def forward(x: Tensor, image: Tensor | None, keys: Tensor, solver: Solver, steps: range, autocast: "_Autocast") -> tuple[Tensor, "_Opaque"]:
+    def forward(
+        x: Tensor, image: Tensor | None, keys: Tensor, solver: Solver, steps: range, autocast: "_Autocast"
+    ) -> tuple[Tensor, "_Opaque"]:
         states = x.new_empty(len(steps), *x.shape)  # one block: tensors kept one by one would leave holes between them
         for state, index in zip(states, steps, strict=True):
             state.copy_(x)
@@ -104,8 +115,11 @@ class _Replay(torch.autograd.Function):
         of_guides = [torch.zeros_like(guide) for guide in guides]
         for state, index in reversed(list(zip(ctx.states, ctx.steps, strict=True))):
             with ctx.autocast():
-                _, pull_back = torch.func.vjp(lambda x, *guide, i=index: ctx.solver.step(i, x, ctx.keys, *guide), state, *guides)
-            gradient, *parts = pull_back(gradient, retain_graph=False)  # frees activations on the way, which halves the peak
+                _, pull_back = torch.func.vjp(
+                    lambda x, *guide, i=index: ctx.solver.step(i, x, ctx.keys, *guide), state, *guides
+                )
+            # frees activations on the way, which halves the peak
+            gradient, *parts = pull_back(gradient, retain_graph=False)
             of_guides = [total + part for total, part in zip(of_guides, parts, strict=True)]
         return gradient, *(of_guides or (None,)), None, None, None, None
 

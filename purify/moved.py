@@ -1,4 +1,6 @@
-"""Modules under the names that they had before version 0.2: they are imported from where they are now, with a warning that says where."""
+"""Modules under the names that they had before version 0.2: they are imported from where they are now, with a warning
+that says where.
+"""
 
 import importlib
 import importlib.abc
@@ -31,7 +33,9 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         self.package = package
         self.places = {f"{package}.{old}": f"{package}.{new}" for old, new in table.items()}
 
-    def find_spec(self, name: str, path: Sequence[str] | None, target: types.ModuleType | None = None) -> importlib.machinery.ModuleSpec | None:
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: types.ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
         return importlib.util.spec_from_loader(name, self) if name in self.places else None
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:

@@ -1,9 +1,9 @@
 """Standard normals that are a pure function of (key, stage, step), and the Brownian motion made from them.
 
-A key is one int64 per image and draw. Nothing is stored and no generator is involved: an image's noise does not depend on the batch it
-sits in, on what was drawn before, or on the device (up to rounding). The bits come from Philox4x32-10 (Salmon et al. 2011, "Parallel
-random numbers: as easy as 1, 2, 3"), a counter-based generator that passes BigCrush: the image's key is Philox's key; stage, step and
-position are its counter.
+A key is one int64 per image and draw. Nothing is stored and no generator is involved: an image's noise does not depend
+on the batch it sits in, on what was drawn before, or on the device (up to rounding). The bits come from Philox4x32-10
+(Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), a counter-based generator that passes BigCrush: the
+image's key is Philox's key; stage, step and position are its counter.
 """
 
 import math
@@ -19,8 +19,12 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 
 
-def philox(counter: tuple[Tensor | int, Tensor | int, Tensor | int, Tensor | int], key: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Philox4x32-10 on unsigned 32-bit words kept in int64 tensors; counter words and key words broadcast against each other."""
+def philox(
+    counter: tuple[Tensor | int, Tensor | int, Tensor | int, Tensor | int], key: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Philox4x32-10 on unsigned 32-bit words kept in int64 tensors; counter words and key words broadcast against each
+    other.
+    """
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(_ROUNDS):
@@ -36,7 +40,8 @@ def noise_keys(seed: int, image_ids: Tensor | Sequence[int], draw: int | Tensor)
 
     Args:
         seed: of the experiment, any int64.
-        image_ids: (b,), integers that identify the images, for instance their positions in the test set: a tensor, or a sequence such as a range.
+        image_ids: (b,), integers that identify the images, for instance their positions in the test set: a tensor, or a
+            sequence such as a range.
         draw: number of the draw, from 0; or (b,) int64, one for each image, on the device of `image_ids`.
 
     Returns:
@@ -44,7 +49,10 @@ def noise_keys(seed: int, image_ids: Tensor | Sequence[int], draw: int | Tensor)
     """
     image_ids = torch.as_tensor(image_ids)
     if image_ids.ndim != 1 or image_ids.is_floating_point() or image_ids.dtype == torch.bool:
-        raise ValueError(f"image_ids must be an integer tensor of shape (b,), got {image_ids.dtype} of shape {tuple(image_ids.shape)}")
+        raise ValueError(
+            f"image_ids must be an integer tensor of shape (b,), got {image_ids.dtype} of shape"
+            f" {tuple(image_ids.shape)}"
+        )
     return derive_keys(image_ids.long(), draw, seed, Purpose.DRAW)
 
 
@@ -91,10 +99,19 @@ def uniform(keys: Tensor, purpose: Purpose) -> Tensor:
 def check_keys(keys: Tensor, count: int) -> None:
     """Raises ValueError unless `keys` are int64 of shape (count,)."""
     if keys.shape != (count,) or keys.dtype != torch.int64:
-        raise ValueError(f"keys must be int64 of shape ({count},), one for each image, got {keys.dtype} of shape {tuple(keys.shape)}")
+        raise ValueError(
+            f"keys must be int64 of shape ({count},), one for each image, got {keys.dtype} of shape {tuple(keys.shape)}"
+        )
 
 
-def standard_normal(keys: Tensor, stage: int, step: int, shape: tuple[int, ...], dtype: torch.dtype = torch.float32, node: int | Tensor = 0) -> Tensor:
+def standard_normal(
+    keys: Tensor,
+    stage: int,
+    step: int,
+    shape: tuple[int, ...],
+    dtype: torch.dtype = torch.float32,
+    node: int | Tensor = 0,
+) -> Tensor:
     """Independent N(0, 1) numbers for each key.
 
     Args:
@@ -131,9 +148,10 @@ def _words(keys: Tensor) -> tuple[Tensor, Tensor]:
 class KeyedBrownian:
     """A Brownian motion W per key over step time [0, steps], in the form that torchsde asks for.
 
-    The increment over [i, i + 1] is `standard_normal(keys, Stage.INCREMENT, i)`. Inside a step the path follows by Levy's construction on
-    dyadic times, conditioned on the increment and on the space-time area (Foster, Lyons & Oberhauser 2020, arXiv 1905.09142);
-    between the finest dyadic times it is linear. So every interval is answered consistently, in any order and direction, with nothing stored.
+    The increment over [i, i + 1] is `standard_normal(keys, Stage.INCREMENT, i)`. Inside a step the path follows by
+    Levy's construction on dyadic times, conditioned on the increment and on the space-time area (Foster, Lyons &
+    Oberhauser 2020, arXiv 1905.09142); between the finest dyadic times it is linear. So every interval is answered
+    consistently, in any order and direction, with nothing stored.
 
     Args:
         keys: (b,) int64.
@@ -151,7 +169,9 @@ class KeyedBrownian:
         self.device = keys.device
         self.queries = 0
 
-    def __call__(self, ta: Tensor | float, tb: Tensor | float, return_U: bool = False, return_A: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+    def __call__(
+        self, ta: Tensor | float, tb: Tensor | float, return_U: bool = False, return_A: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """W(tb) - W(ta), and with `return_U` also the integral of W(s) - W(ta) over s in [ta, tb]; (b, size) each."""
         if return_A:
             raise NotImplementedError("the Levy area between channels is not available: the noise here is additive")
@@ -197,7 +217,9 @@ class KeyedBrownian:
         return left_w + along * w, left_integral + (r - left) * (left_w + along * w / 2)
 
     def _nodes(self, r: float) -> list[int]:
-        """The intervals that are halved on the way to r, in the order of a heap: 1 is the whole step, 2 and 3 its halves."""
+        """The intervals that are halved on the way to r, in the order of a heap: 1 is the whole step, 2 and 3 its
+        halves.
+        """
         nodes, left, length, node = [], 0.0, 1.0, 1
         while left < r < left + length and node < 2**self._DEPTH:
             nodes.append(node)

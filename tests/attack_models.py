@@ -11,7 +11,9 @@ class Linear(nn.Module):
 
     def __init__(self, scale: float = 1.0):
         super().__init__()
-        self.register_buffer("w", scale * torch.randn(1, 3, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+        self.register_buffer(
+            "w", scale * torch.randn(1, 3, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        )
 
     def forward(self, x):
         z = ((x - 0.5) * self.w.to(x.dtype)).sum((1, 2, 3))
@@ -23,7 +25,9 @@ class LinearMany(nn.Module):
 
     def __init__(self, classes: int = 5):
         super().__init__()
-        self.register_buffer("w", torch.randn(classes, 108, generator=torch.Generator().manual_seed(4), dtype=torch.float64))
+        self.register_buffer(
+            "w", torch.randn(classes, 108, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+        )
 
     def forward(self, x):
         return (x - 0.5).flatten(1) @ self.w.to(x.dtype).T
@@ -35,7 +39,9 @@ def keyed_noise(keys, shape, dtype):
 
 
 class BehindNoise(nn.Module):
-    """A model behind Gaussian noise of the keys on its input: for a linear one, the mean logits are those without noise."""
+    """A model behind Gaussian noise of the keys on its input: for a linear one, the mean logits are those without
+    noise.
+    """
 
     def __init__(self, model: nn.Module, sigma: float):
         super().__init__()
@@ -49,7 +55,9 @@ class BehindNoise(nn.Module):
 
 
 class NoisyGradient(nn.Module):
-    """`Linear` plus s (x . n) with n of the keys: losses and gradients are noisy, their means those of the linear model."""
+    """`Linear` plus s (x . n) with n of the keys: losses and gradients are noisy, their means those of the linear
+    model.
+    """
 
     def __init__(self, scale: float = 3.0):
         super().__init__()
@@ -60,7 +68,9 @@ class NoisyGradient(nn.Module):
     def forward(self, x, keys=None):
         self.seen.append(keys)
         noise = keyed_noise(keys, x.shape[1:], x.dtype)
-        return self.linear(x) + self.scale * torch.einsum("bchw,bchw->b", x, noise)[:, None] * torch.tensor([-0.5, 0.5], dtype=x.dtype)
+        return self.linear(x) + self.scale * torch.einsum("bchw,bchw->b", x, noise)[:, None] * torch.tensor(
+            [-0.5, 0.5], dtype=x.dtype
+        )
 
 
 def images(count: int = 6, seed: int = 1):
@@ -77,7 +87,8 @@ def box_images(count: int = 6, seed: int = 2):
 def worst(x, gradient, epsilon, norm):
     """The point of [0, 1]^n within `epsilon` of `x` (b, c, h, w) where a linear function of this gradient is largest.
 
-    Linf: every pixel to the end of its interval. L2: x + clamp(t gradient) with t found by bisection, which the multiplier of the ball gives.
+    Linf: every pixel to the end of its interval. L2: x + clamp(t gradient) with t found by bisection, which the
+    multiplier of the ball gives.
     """
     if norm == "Linf":
         return (x + epsilon * gradient.sign()).clamp(0, 1)
@@ -90,12 +101,16 @@ def worst(x, gradient, epsilon, norm):
 
 
 def nearest(x, gradient, gain, norm):
-    """(b,): the distance from `x` to the nearest point of [0, 1]^n where the linear function has grown by `gain` (b,), by bisection along `worst` points."""
+    """(b,): the distance from `x` to the nearest point of [0, 1]^n where the linear function has grown by `gain` (b,),
+    by bisection along `worst` points.
+    """
     direction = gradient.sign() if norm == "Linf" else gradient
     low, high = torch.zeros(len(x), 1, 1, 1, dtype=x.dtype), torch.full((len(x), 1, 1, 1), 1e3, dtype=x.dtype)
     for _ in range(100):
         middle = (low + high) / 2
-        enough = (((x + middle * direction).clamp(0, 1) - x) * gradient).sum((1, 2, 3), keepdim=True) >= gain[:, None, None, None]
+        enough = (((x + middle * direction).clamp(0, 1) - x) * gradient).sum((1, 2, 3), keepdim=True) >= gain[
+            :, None, None, None
+        ]
         low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
     change = ((x + high * direction).clamp(0, 1) - x).flatten(1)
     return change.abs().amax(1) if norm == "Linf" else change.norm(dim=1)

@@ -21,7 +21,10 @@ def network(name):
     description = json.loads((FOLDER / f"{name}.json").read_text())
     module = build(description["architecture"], description["config"])
     made = module.state_dict()
-    weights = {key: made[key] if entry["rule"] is None else _fill(*entry["rule"], entry["shape"]) for key, entry in description["state_dict"].items()}
+    weights = {
+        key: made[key] if entry["rule"] is None else _fill(*entry["rule"], entry["shape"])
+        for key, entry in description["state_dict"].items()
+    }
     module.load_state_dict(weights, strict=True)
     return module.eval().requires_grad_(False)
 

@@ -38,11 +38,15 @@ def gradient(model, x, keys):
 
 def test_noise_is_the_same():
     assert torch.equal(noise_keys(3, torch.arange(16, device="cuda"), 5).cpu(), noise_keys(3, torch.arange(16), 5))
-    torch.testing.assert_close(standard_normal(KEYS.cuda(), 1, 2, (1000,)).cpu(), standard_normal(KEYS, 1, 2, (1000,)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        standard_normal(KEYS.cuda(), 1, 2, (1000,)).cpu(), standard_normal(KEYS, 1, 2, (1000,)), rtol=0, atol=1e-5
+    )
 
 
 def test_verdicts_agree_with_the_cpu(repeatable):
-    results = [evaluate(defended(d), X.to(d), Y.to(d), PGD(Linf(0.05), steps=2), draws=4).predictions for d in ("cpu", "cuda")]
+    results = [
+        evaluate(defended(d), X.to(d), Y.to(d), PGD(Linf(0.05), steps=2), draws=4).predictions for d in ("cpu", "cuda")
+    ]
     assert (results[0] != results[1]).double().mean() < 0.05  # an image on the boundary may fall on either side
     clean = [evaluate(defended(d), X.to(d), Y.to(d), draws=4).predictions for d in ("cpu", "cuda")]
     assert torch.equal(*clean)

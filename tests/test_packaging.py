@@ -34,17 +34,27 @@ def test_imports_run_one_way(package):
 
 def test_only_the_launcher_knows_its_siblings():
     """The walk above cannot see an import by name."""
-    users = [str(file.relative_to(ROOT)) for package in FORBIDDEN for file in (ROOT / package).rglob("*.py") if "import_module" in file.read_text()]
+    users = [
+        str(file.relative_to(ROOT))
+        for package in FORBIDDEN
+        for file in (ROOT / package).rglob("*.py")
+        if "import_module" in file.read_text()
+    ]
     assert users == ["purify/__main__.py"]
 
 
 def run(*arguments, **options):
-    return subprocess.run([sys.executable, "-W", "ignore", *map(str, arguments)], capture_output=True, text=True, **options)
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", *map(str, arguments)], capture_output=True, text=True, **options
+    )
 
 
 def test_import_purify_imports_no_sibling_and_no_extra():
     heavy = ("benchmarks", "torchvision", "robustbench", "timm", "matplotlib", "pyautoattack")
-    assert run("-c", f"import sys, purify, attacks; print([m for m in {heavy} if m in sys.modules])").stdout.strip() == "[]"
+    assert (
+        run("-c", f"import sys, purify, attacks; print([m for m in {heavy} if m in sys.modules])").stdout.strip()
+        == "[]"
+    )
     assert run("-c", "import sys, purify; print('attacks' in sys.modules)").stdout.strip() == "False"
 
 
@@ -74,9 +84,23 @@ def unpacked_wheel(tmp_path_factory):
 def test_the_wheel_works_from_any_directory(unpacked_wheel, tmp_path):
     """From another folder, with the unpacked wheel first on the path and a foreign `benchmarks` folder at hand."""
     (tmp_path / "elsewhere" / "benchmarks").mkdir(parents=True)
-    code = f"import sys; sys.path.insert(0, {str(unpacked_wheel)!r}); import purify; assert purify.__file__.startswith({str(unpacked_wheel)!r}); "
+    code = (
+        f"import sys; sys.path.insert(0, {str(unpacked_wheel)!r}); import purify; assert"
+        f" purify.__file__.startswith({str(unpacked_wheel)!r}); "
+    )
     code += "from purify.__main__ import main; sys.argv[0] = 'purify'; main()"
-    options = ["--out", tmp_path / "out", "--set", "data.images=2", "--set", "draws=2", "--set", "attacks.0.steps=1", "--set", "attacks.0.eot=1"]
+    options = [
+        "--out",
+        tmp_path / "out",
+        "--set",
+        "data.images=2",
+        "--set",
+        "draws=2",
+        "--set",
+        "attacks.0.steps=1",
+        "--set",
+        "attacks.0.eot=1",
+    ]
     result = run("-P", "-c", code, "bench", *options, cwd=tmp_path / "elsewhere")
     assert result.returncode == 0, result.stderr
     assert len(json.loads((tmp_path / "out" / "summary.json").read_text())["results"]) == 4
@@ -96,7 +120,11 @@ def test_the_wheel_holds_licences_and_configs(unpacked_wheel):
 
 def test_readme_example_runs():
     """The README's Python example, as it stands there."""
-    text = (ROOT / "README.md").read_text() if (ROOT / "README.md").is_file() else pytest.skip("not a checkout: there is no README")
+    text = (
+        (ROOT / "README.md").read_text()
+        if (ROOT / "README.md").is_file()
+        else pytest.skip("not a checkout: there is no README")
+    )
     example = text.split("```python\n", 1)[1].split("```", 1)[0]
     assert len(example.strip().splitlines()) <= 20
     result = run("-c", example)
@@ -107,4 +135,7 @@ def test_readme_example_runs():
 def test_help_names_every_command():
     result = run("-m", "purify", "--help")
     assert result.returncode == 0
-    assert all(command in result.stdout for command in ("audit", "bench", "clean", "models", "report", "rivals", "speed", "train"))
+    assert all(
+        command in result.stdout
+        for command in ("audit", "bench", "clean", "models", "report", "rivals", "speed", "train")
+    )

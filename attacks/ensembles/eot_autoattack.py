@@ -1,4 +1,6 @@
-"""AutoAttack's ensemble (Croce & Hein 2020, arXiv 2003.01690, section 5) for random models: every decision is made by a mean over draws."""
+"""AutoAttack's ensemble (Croce & Hein 2020, arXiv 2003.01690, section 5) for random models: every decision is made by a
+mean over draws.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,19 +26,20 @@ _ATTACK, _STOP, _SELECT = range(3)  # what the ensemble's draws are for
 class EOTAutoAttack:
     """The parts in order, each on the images that still stand; every image keeps the strongest candidate of all parts.
 
-    An image stands until the clean image or a part's result is misclassified (targeted: as the target) in all of `stop_draws` fresh draws. In the end
-    every image's candidates, the clean one among them, are compared by their mean margin over `eot` fresh draws common to them. The official ensemble,
-    `AutoAttack`, decides both by single draws.
+    An image stands until the clean image or a part's result is misclassified (targeted: as the target) in all of
+    `stop_draws` fresh draws. In the end every image's candidates, the clean one among them, are compared by their mean
+    margin over `eot` fresh draws common to them. The official ensemble, `AutoAttack`, decides both by single draws.
 
     Args:
         threat: `Linf` or `L2`.
         iterations: of each run of APGD and FAB.
         eot: draws of the model per gradient, query and comparison.
         queries: of Square, where every draw counts: with `eot` = 20, 5,000 are about 125 proposals.
-        attacks: the parts in order: "apgd-ce", "apgd-dlr", "apgd-t" (towards 9 classes), "fab", "fab-t" (towards 9 classes), "square". The default is
-            that of the official version "standard".
-        stop_draws: see above; also those of the parts. 0: all parts attack all images. An image with a share q of wrong draws leaves at each test with
-            probability q^stop_draws, and keeps the example that it left with: few draws save work, and let images go that a fresh draw may still get right.
+        attacks: the parts in order: "apgd-ce", "apgd-dlr", "apgd-t" (towards 9 classes), "fab", "fab-t" (towards 9
+            classes), "square". The default is that of the official version "standard".
+        stop_draws: see above; also those of the parts. 0: all parts attack all images. An image with a share q of wrong
+            draws leaves at each test with probability q^stop_draws, and keeps the example that it left with: few draws
+            save work, and let images go that a fresh draw may still get right.
         batch_size: rows (images times draws) of one call of the model, halved where memory runs out.
     """
 
@@ -68,7 +71,9 @@ class EOTAutoAttack:
         targets: Tensor | None = None,
         start: Tensor | None = None,
     ) -> Tensor:
-        """Adversarial images; arguments, result and errors as for `PGD`; `progress` counts percents of each part, `start` is for the first part."""
+        """Adversarial images; arguments, result and errors as for `PGD`; `progress` counts percents of each part,
+        `start` is for the first part.
+        """
         check_inputs(x, y, keys)
         check_targets(targets, y)
         check_start(start, x, self.threat.distance, self.threat.epsilon)

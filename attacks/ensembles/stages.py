@@ -41,7 +41,9 @@ class Stage(NamedTuple):
 
 
 def _fit(shape: Shape, allowance: float, price: Callable[[int, int], float], most: int = 100) -> dict[str, int] | None:
-    """Iterations and draws: as many draws as 10 iterations can have, then as many iterations as can be paid; at the least 3, where one draw is enough."""
+    """Iterations and draws: as many draws as 10 iterations can have, then as many iterations as can be paid; at the
+    least 3, where one draw is enough.
+    """
     for eot in range(shape.eot, shape.least_draws - 1, -1):
         iterations = bisect.bisect_right(range(most + 1), allowance, key=lambda n, eot=eot: price(n, eot)) - 1
         if iterations >= (10 if eot > 1 else 3):
@@ -51,7 +53,9 @@ def _fit(shape: Shape, allowance: float, price: Callable[[int, int], float], mos
 
 def _climbing(shape: Shape) -> Callable[[int, int], float]:
     """What a run of APGD costs for each image, results of earlier runs judged with it."""
-    return lambda iterations, eot: eot * (3 * iterations + (6 + 4 * len(checkpoints(iterations, apart=4)) if shape.random else 4))
+    return lambda iterations, eot: (
+        eot * (3 * iterations + (6 + 4 * len(checkpoints(iterations, apart=4)) if shape.random else 4))
+    )
 
 
 def _common(shape: Shape) -> dict[str, Any]:
@@ -101,7 +105,11 @@ def _fab(shape: Shape, allowance: float) -> FAB | None:
 
 
 def _square(shape: Shape, allowance: float) -> Square | None:
-    return Square(queries=min(int(allowance), 5000), eot=shape.eot, **_common(shape)) if allowance >= 20 * shape.eot else None
+    return (
+        Square(queries=min(int(allowance), 5000), eot=shape.eot, **_common(shape))
+        if allowance >= 20 * shape.eot
+        else None
+    )
 
 
 STAGES = {

@@ -40,29 +40,35 @@ class Spending(NamedTuple):
 
 @dataclass(frozen=True)
 class Strongest:
-    """Runs `sequence` in order on the images that still stand, again and again with other randomness until the budget is spent.
+    """Runs `sequence` in order on the images that still stand, again and again with other randomness until the budget
+    is spent.
 
-    An evaluation is an image that goes forward through the model; one that is differentiated counts as three. Each attack gets a share of what is left,
-    divided among the images that stand, in the form of iterations and draws: first 10 iterations with all `eot` draws, then more iterations; with less,
-    fewer draws, down to 4; with still less the later attacks are left out. So images that fall early pay for the others.
+    An evaluation is an image that goes forward through the model; one that is differentiated counts as three. Each
+    attack gets a share of what is left, divided among the images that stand, in the form of iterations and draws: first
+    10 iterations with all `eot` draws, then more iterations; with less, fewer draws, down to 4; with still less the
+    later attacks are left out. So images that fall early pay for the others.
 
-    Every result is compared with the best so far, the clean image being the first, by the mean margin over `select_draws` draws, the same for all of an
-    image's candidates: the larger stays. An image leaves once `stop_draws` draws, fresh ones after every attack, all get its best example wrong. None of
-    these draws is one that an attack has seen, and an evaluation's are others again.
+    Every result is compared with the best so far, the clean image being the first, by the mean margin over
+    `select_draws` draws, the same for all of an image's candidates: the larger stays. An image leaves once `stop_draws`
+    draws, fresh ones after every attack, all get its best example wrong. None of these draws is one that an attack has
+    seen, and an evaluation's are others again.
 
-    An attack that would exceed the budget is broken off at the next gradient, without a result; the spending exceeds the budget by no more than that.
+    An attack that would exceed the budget is broken off at the next gradient, without a result; the spending exceeds
+    the budget by no more than that.
 
     What becomes of an image depends on the others in the call, for what they leave of the budget.
 
     Args:
         threat: `Linf` or `L2`.
         budget: evaluations for each image, on average.
-        eot: largest number of draws of the model per gradient; default 8, or 1 for a deterministic model (see `attacks.expectation.is_random`).
-        sequence: names from `attacks.ensembles.stages.STAGES`, cheap ones first; default all. "hammer" is left out for a deterministic model, "deviated" for one
-            that shows no states (see `attacks.protocols`).
+        eot: largest number of draws of the model per gradient; default 8, or 1 for a deterministic model (see
+            `attacks.expectation.is_random`).
+        sequence: names from `attacks.ensembles.stages.STAGES`, cheap ones first; default all. "hammer" is left out for
+            a deterministic model, "deviated" for one that shows no states (see `attacks.protocols`).
         select_draws: draws that choose an image's example; 1 for a deterministic model.
-        stop_draws: draws that must all be wrong for an image to leave; 1 for a deterministic model. An image with a share q of wrong draws leaves at each test
-            with probability q^stop_draws, and keeps what it left with; once all have left, what remains of the budget is not spent.
+        stop_draws: draws that must all be wrong for an image to leave; 1 for a deterministic model. An image with a
+            share q of wrong draws leaves at each test with probability q^stop_draws, and keeps what it left with; once
+            all have left, what remains of the budget is not spent.
         batch_size: rows (images times draws) of one call of the model, halved where memory runs out.
         report: called after each attack with its `Spending`, in order.
     """
@@ -77,7 +83,9 @@ class Strongest:
     report: Callable[[Spending], None] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        check_positive_integers(self, "budget", "select_draws", "stop_draws", "batch_size", *(() if self.eot is None else ("eot",)))
+        check_positive_integers(
+            self, "budget", "select_draws", "stop_draws", "batch_size", *(() if self.eot is None else ("eot",))
+        )
         if not self.sequence:
             object.__setattr__(self, "sequence", tuple(STAGES))
         for name in self.sequence:
@@ -95,7 +103,8 @@ class Strongest:
         targets: Tensor | None = None,
         start: Tensor | None = None,
     ) -> Tensor:
-        """Adversarial images; arguments and result as for `PGD`, but `progress` counts evaluations, and `start` is a candidate beside the clean image.
+        """Adversarial images; arguments and result as for `PGD`, but `progress` counts evaluations, and `start` is a
+        candidate beside the clean image.
 
         Raises:
             ValueError: as `PGD`; a budget that the cheapest attack of the sequence exceeds.
@@ -109,7 +118,9 @@ class Strongest:
 
 
 def strongest(threat: Threat, budget: int, **settings: Any) -> Strongest:
-    """The strongest attack that `budget` evaluations an image can pay: see `Strongest`, whose other arguments are `settings`."""
+    """The strongest attack that `budget` evaluations an image can pay: see `Strongest`, whose other arguments are
+    `settings`.
+    """
     return Strongest(threat, budget, **settings)
 
 
@@ -153,12 +164,21 @@ class _Campaign:
     def run(self, start: Tensor | None) -> Tensor:
         names = [name for name in self.settings.sequence if STAGES[name].fits(self.shape)]
         if not names:
-            raise ValueError(f"sequence={self.settings.sequence} has no attack that fits the model {type(self.model).__name__}")
+            raise ValueError(
+                f"sequence={self.settings.sequence} has no attack that fits the model {type(self.model).__name__}"
+            )
         candidates = 1 if start is None else 2
-        least = next(allowance for allowance in itertools.count(1) if any(STAGES[name].plan(self.shape, allowance) for name in names))
+        least = next(
+            allowance
+            for allowance in itertools.count(1)
+            if any(STAGES[name].plan(self.shape, allowance) for name in names)
+        )
         least += (candidates + 1) * self.select_draws + 2 * self.shape.stop_draws
         if self.settings.budget < least:
-            raise ValueError(f"budget={self.settings.budget} evaluations an image is less than {least}, what the cheapest attack of the sequence needs")
+            raise ValueError(
+                f"budget={self.settings.budget} evaluations an image is less than {least}, what the cheapest attack of"
+                " the sequence needs"
+            )
         for points in (self.x.detach(), start):
             if points is not None:
                 self._take(points)
@@ -177,7 +197,9 @@ class _Campaign:
         return self.best
 
     def _affordable(self, names: Sequence[str]) -> dict[str, Any]:
-        """The attacks of `names` that can be paid, each with its share of what is left: few good ones rather than many weak ones, the last ones go first."""
+        """The attacks of `names` that can be paid, each with its share of what is left: few good ones rather than many
+        weak ones, the last ones go first.
+        """
         for least in sorted({min(self.shape.eot, _GOOD_DRAWS), 1}, reverse=True):
             chosen, shape = list(names), self.shape._replace(least_draws=least)
             while chosen:
@@ -206,7 +228,9 @@ class _Campaign:
             improved = self._take(x_adv)
             self._leave()
         if self.settings.report is not None:
-            self.settings.report(Spending(name, attack, number, len(rows), self._spent() - before, improved, len(self.standing)))
+            self.settings.report(
+                Spending(name, attack, number, len(rows), self._spent() - before, improved, len(self.standing))
+            )
 
     def _take(self, x_adv: Tensor) -> int:
         """Keeps the examples (standing images, c, h, w) that are better than the best; how many are."""
@@ -221,7 +245,9 @@ class _Campaign:
         """Drops the images whose best example all fresh draws get wrong."""
         rows = self.standing
         self.judged += 1
-        wrong = self.expectation.success(self.best[rows], mix(self.keys[rows], _STOP, self.judged), rows, self.shape.stop_draws)
+        wrong = self.expectation.success(
+            self.best[rows], mix(self.keys[rows], _STOP, self.judged), rows, self.shape.stop_draws
+        )
         self.standing = rows[wrong < 1]
 
     def _spent(self) -> int:

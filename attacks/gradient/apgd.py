@@ -19,7 +19,8 @@ _MOMENTUM, _RISES = 0.75, 0.75  # the paper's alpha and rho
 
 
 def checkpoints(iterations: int, apart: int = 1) -> list[int]:
-    """Iterations at which the step size is judged: ceil(p_j N) with p_0 = 0, p_1 = 0.22, p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03, 0.06) (section 3.1).
+    """Iterations at which the step size is judged: ceil(p_j N) with p_0 = 0, p_1 = 0.22, p_{j+1} = p_j + max(p_j -
+    p_{j-1} - 0.03, 0.06) (section 3.1).
 
     Of those that lie nearer than `apart` to the one before only the first is kept.
     """
@@ -36,33 +37,38 @@ def checkpoints(iterations: int, apart: int = 1) -> list[int]:
 
 @dataclass(frozen=True)
 class APGD:
-    """Gradient steps with momentum, whose size is halved, image by image, where the loss stops rising, and which then begin again at the best point.
+    """Gradient steps with momentum, whose size is halved, image by image, where the loss stops rising, and which then
+    begin again at the best point.
 
-    A deterministic model (see `attacks.expectation.is_random`, with `eot=1`) is attacked by the published algorithm, its published constants (momentum 0.75,
-    rho = 0.75, first step 2 epsilon, checkpoints 0.22, 0.41, 0.57, ...), from a random point of the ball.
+    A deterministic model (see `attacks.expectation.is_random`, with `eot=1`) is attacked by the published algorithm,
+    its published constants (momentum 0.75, rho = 0.75, first step 2 epsilon, checkpoints 0.22, 0.41, 0.57, ...), from a
+    random point of the ball.
 
-    For a random model each iterate's loss is a mean over fresh draws, and the largest of many such means belongs to a lucky iterate: better ones that
-    follow do not exceed it, and at every checkpoint the published algorithm goes back to it. There, at a checkpoint, the best point so far, the iterate
-    of largest mean loss since the last checkpoint, the newest iterate and the mean of the iterates since then are compared under fresh draws common to
-    them. The winner is the best point; the step is halved by the share of rises, as published, or where the best point did not change. (Linf steps on a
-    linear model with more noise than signal, 100 iterations of 8 draws: 95 % of the optimum, the published rules 77 %. Counting rises on common draws too
-    changed nothing.) Checkpoints are at least 4 iterations apart there, so that comparisons cost at most one forward pass per gradient.
+    For a random model each iterate's loss is a mean over fresh draws, and the largest of many such means belongs to a
+    lucky iterate: better ones that follow do not exceed it, and at every checkpoint the published algorithm goes back
+    to it. There, at a checkpoint, the best point so far, the iterate of largest mean loss since the last checkpoint,
+    the newest iterate and the mean of the iterates since then are compared under fresh draws common to them. The winner
+    is the best point; the step is halved by the share of rises, as published, or where the best point did not change.
+    (Linf steps on a linear model with more noise than signal, 100 iterations of 8 draws: 95 % of the optimum, the
+    published rules 77 %. Counting rises on common draws too changed nothing.) Checkpoints are at least 4 iterations
+    apart there, so that comparisons cost at most one forward pass per gradient.
 
-    At the end of each run the best point, the last iterate and the one misclassified by most draws (the latest of equals), and for random models the mean
-    of the last iterates, are compared with the result of earlier runs (at first the image) by their mean margin over draws common to them all: the
-    largest is returned.
+    At the end of each run the best point, the last iterate and the one misclassified by most draws (the latest of
+    equals), and for random models the mean of the last iterates, are compared with the result of earlier runs (at first
+    the image) by their mean margin over draws common to them all: the largest is returned.
 
     Args:
         threat: `Linf` or `L2`.
-        iterations: gradients per run; a run also evaluates the model 4 times without gradient, for random models 6 times and 4 times per
-            checkpoint.
+        iterations: gradients per run; a run also evaluates the model 4 times without gradient, for random models 6
+            times and 4 times per checkpoint.
         eot: draws of the model per gradient and per comparison.
         loss: "ce", "margin" or "dlr"; default "dlr" with `target_classes`, else "ce".
         restarts: independent runs (for each target class).
-        target_classes: with n > 0, APGD-T: runs towards each of the n wrong classes of largest mean logit in turn, of which there are at most all (the
-            paper: 9). The goal remains any wrong class. "dlr" is the targeted margin where the model has fewer than 4 classes. Without effect where a
-            call gives targets.
-        stop_draws: an image leaves the attack, as it is, once all `eot` draws of a gradient and then so many fresh draws reach the goal; 0: never.
+        target_classes: with n > 0, APGD-T: runs towards each of the n wrong classes of largest mean logit in turn, of
+            which there are at most all (the paper: 9). The goal remains any wrong class. "dlr" is the targeted margin
+            where the model has fewer than 4 classes. Without effect where a call gives targets.
+        stop_draws: an image leaves the attack, as it is, once all `eot` draws of a gradient and then so many fresh
+            draws reach the goal; 0: never.
         batch_size: rows (images times draws) of one call of the model, halved where memory runs out.
     """
 
@@ -123,7 +129,9 @@ class APGD:
         return result
 
     def _begin(self, x: Tensor, keys: Tensor) -> Tensor:
-        return self.threat.project(x + self.threat.random_start(uniform(mix(keys, _START), tuple(x.shape[1:]), x.dtype)), x)
+        return self.threat.project(
+            x + self.threat.random_start(uniform(mix(keys, _START), tuple(x.shape[1:]), x.dtype)), x
+        )
 
 
 @dataclass
@@ -162,22 +170,36 @@ class Run:
         self.steered = steered
         self.goal = goal
         self.random = random
-        self.loss: Loss = _dlr_or_margin if attack.loss == "dlr" and attack.target_classes else LOSSES[attack.loss or "ce"]
+        self.loss: Loss = (
+            _dlr_or_margin if attack.loss == "dlr" and attack.target_classes else LOSSES[attack.loss or "ce"]
+        )
 
-    def __call__(self, x: Tensor, begin: Tensor, keys: Tensor, standing: Tensor, earlier: Tensor, report: Callable[[int], None]) -> tuple[Tensor, Tensor]:
-        """Of the images at `standing`: the best points, `earlier` ones among them (n, c, h, w), and which left as broken (n,)."""
+    def __call__(
+        self, x: Tensor, begin: Tensor, keys: Tensor, standing: Tensor, earlier: Tensor, report: Callable[[int], None]
+    ) -> tuple[Tensor, Tensor]:
+        """Of the images at `standing`: the best points, `earlier` ones among them (n, c, h, w), and which left as
+        broken (n,).
+        """
         count = len(standing)
         found, broken = earlier.clone(), torch.zeros(count, dtype=torch.bool, device=x.device)
         position = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         position[standing] = torch.arange(count, device=x.device)
         s = self._initial(x, begin, keys, standing)
-        gradients, checks = BadGradients(len(x), x.device), [0, *checkpoints(self.attack.iterations, apart=4 if self.random else 1)]
+        gradients, checks = (
+            BadGradients(len(x), x.device),
+            [0, *checkpoints(self.attack.iterations, apart=4 if self.random else 1)],
+        )
         since = 0
         for step in range(self.attack.iterations):
             gradient, loss, share = self.steered.gradient(s.current, mix(s.keys, _STEP, step), self.loss, s.rows)
             if self.attack.stop_draws:
                 sure = share == 1
-                sure[sure.clone()] = self.goal.success(s.current[sure], mix(s.keys[sure], _STOP, step), s.rows[sure], self.attack.stop_draws) == 1
+                sure[sure.clone()] = (
+                    self.goal.success(
+                        s.current[sure], mix(s.keys[sure], _STOP, step), s.rows[sure], self.attack.stop_draws
+                    )
+                    == 1
+                )
                 found[position[s.rows[sure]]], broken[position[s.rows[sure]]] = s.current[sure], True
                 s, gradient, loss, share = s.only(~sure), gradient[~sure], loss[~sure], share[~sure]
                 if not len(s.rows):
@@ -233,7 +255,10 @@ class Run:
     def _record(self, s: _State, gradient: Tensor, loss: Tensor, share: Tensor) -> None:
         """Takes the current iterate's loss into account."""
         s.rises, s.loss = s.rises + (loss > s.loss), loss
-        s.best, s.best_gradient = _where(loss > s.best_loss, s.current, s.best), _where(loss > s.best_loss, gradient, s.best_gradient)
+        s.best, s.best_gradient = (
+            _where(loss > s.best_loss, s.current, s.best),
+            _where(loss > s.best_loss, gradient, s.best_gradient),
+        )
         s.best_loss = torch.where(loss > s.best_loss, loss, s.best_loss)
         s.wrong, s.share = _where(share >= s.share, s.current, s.wrong), torch.maximum(share, s.share)
 
@@ -241,7 +266,9 @@ class Run:
         """A checkpoint: halves steps and sends their images back to the best point; the gradients to go on with."""
         if self.random:
             mean, mean_gradient = self.attack.threat.project(s.total / length, s.x), s.total_gradient / length
-            s.kept, which, loss = self.steered.choose([s.kept, s.best, s.current, mean], mix(s.keys, _CHECK, step), self.loss, s.rows)
+            s.kept, which, loss = self.steered.choose(
+                [s.kept, s.best, s.current, mean], mix(s.keys, _CHECK, step), self.loss, s.rows
+            )
             choices = torch.stack([s.kept_gradient, s.best_gradient, gradient, mean_gradient])
             s.kept_gradient = choices[which, torch.arange(len(which), device=which.device)]
             s.best, s.best_gradient, s.best_loss = s.kept, s.kept_gradient, loss

@@ -26,9 +26,17 @@ class Settings(Protocol):
 
 
 def climb(
-    settings: Settings, x: Tensor, keys: Tensor, steered: Expectation, goal: Expectation, random: bool, start: Tensor | None, progress: Progress | None
+    settings: Settings,
+    x: Tensor,
+    keys: Tensor,
+    steered: Expectation,
+    goal: Expectation,
+    random: bool,
+    start: Tensor | None,
+    progress: Progress | None,
 ) -> Tensor:
-    """The results of `settings.restarts` runs of APGD (see `APGD` for what it does on random models): the best by `goal.choose`, the image itself included.
+    """The results of `settings.restarts` runs of APGD (see `APGD` for what it does on random models): the best by
+    `goal.choose`, the image itself included.
 
     Args:
         settings: the attack.

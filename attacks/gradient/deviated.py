@@ -19,19 +19,22 @@ from attacks.threats import Threat
 
 @dataclass(frozen=True)
 class DeviatedReconstruction:
-    """APGD on the classification loss plus `weight` times the deviated reconstruction (eq. 8 and 11), plus `estimates` times the per-step loss.
+    """APGD on the classification loss plus `weight` times the deviated reconstruction (eq. 8 and 11), plus `estimates`
+    times the per-step loss.
 
-    The deviated reconstruction is the mean over points of the way and over draws of d(x_t, x'_t): x_t is the attacked image with the forward process's noise
-    at time t, x'_t the purifier's state there, of the same draw, so that without a purifier's error they differ by what it removes. The paper leaves d open;
-    here it is the mean square over pixels, on the scale of [0, 1]. It takes the mean over uniformly spaced times, its alpha(t) = 1/(number of times); so does
+    The deviated reconstruction is the mean over points of the way and over draws of d(x_t, x'_t): x_t is the attacked
+    image with the forward process's noise at time t, x'_t the purifier's state there, of the same draw, so that without
+    a purifier's error they differ by what it removes. The paper leaves d open; here it is the mean square over pixels,
+    on the scale of [0, 1]. It takes the mean over uniformly spaced times, its alpha(t) = 1/(number of times); so does
     this, without the first point, where the two are equal.
 
-    The per-step loss is the mean over points of the classification loss at the logits of the clean image that the state stands for, E[x_0 | x'_t]; the paper
-    names such losses but holds that they need classifiers of noisy images.
+    The per-step loss is the mean over points of the classification loss at the logits of the clean image that the state
+    stands for, E[x_0 | x'_t]; the paper names such losses but holds that they need classifiers of noisy images.
 
-    Published: cross-entropy in a first round and "dlr" in a second one, 100 iterations, 20 draws, weight 1, APGD's momentum 0.75 and first step 2 epsilon, no
-    image left alone once it is misclassified. The step size and the best point follow the sum of the losses, as published, but for random models by
-    comparisons that luck does not decide, see `APGD`. Among the results of a run the mean margin, which is what counts, decides.
+    Published: cross-entropy in a first round and "dlr" in a second one, 100 iterations, 20 draws, weight 1, APGD's
+    momentum 0.75 and first step 2 epsilon, no image left alone once it is misclassified. The step size and the best
+    point follow the sum of the losses, as published, but for random models by comparisons that luck does not decide,
+    see `APGD`. Among the results of a run the mean margin, which is what counts, decides.
 
     Args:
         threat: `Linf` or `L2`.
@@ -41,8 +44,10 @@ class DeviatedReconstruction:
         restarts: independent runs.
         weight: of the deviated reconstruction, the paper's lambda; from 0.
         points: of the way that the losses look at, from 2, both ends included.
-        estimates: weight of the per-step loss, from 0; other than 0 it costs one more evaluation of the purifier's network a point.
-        stop_draws: an image leaves the attack, as it is, once all `eot` draws of a gradient and then so many fresh draws reach the goal; 0: never.
+        estimates: weight of the per-step loss, from 0; other than 0 it costs one more evaluation of the purifier's
+            network a point.
+        stop_draws: an image leaves the attack, as it is, once all `eot` draws of a gradient and then so many fresh
+            draws reach the goal; 0: never.
         batch_size: rows (images times draws) of one call of the model, halved where memory runs out.
     """
 
@@ -103,7 +108,9 @@ class _Inside(Expectation):
         super().__init__(model, labels, attack.eot, attack.batch_size, targets)
         self.attack = attack
 
-    def _evaluate(self, x: Tensor, keys: Tensor, losses: tuple[Loss, ...], rows: Tensor | slice, which: range) -> list[Tensor]:
+    def _evaluate(
+        self, x: Tensor, keys: Tensor, losses: tuple[Loss, ...], rows: Tensor | slice, which: range
+    ) -> list[Tensor]:
         k, attack = len(which), self.attack
         draw_keys = torch.cat([mix(keys, draw) for draw in which])
         inside = look_inside(self.model, x.repeat(k, 1, 1, 1), draw_keys, attack.points, attack.estimates > 0)
@@ -115,7 +122,9 @@ class _Inside(Expectation):
             if loss != self._reached:
                 total = total + deviation
                 if inside.estimates is not None:
-                    total = total + attack.estimates * torch.stack([loss(logits, labels, targets) for logits in inside.estimates]).mean(0)
+                    total = total + attack.estimates * torch.stack(
+                        [loss(logits, labels, targets) for logits in inside.estimates]
+                    ).mean(0)
             return total.unflatten(0, (k, len(x))).to(x.dtype)
 
         return [value(loss) for loss in losses]

@@ -1,4 +1,6 @@
-"""FAB (Croce & Hein 2020, arXiv 1907.02044): the nearest misclassified point, for random models the nearest one of mean margin 0."""
+"""FAB (Croce & Hein 2020, arXiv 1907.02044): the nearest misclassified point, for random models the nearest one of mean
+margin 0.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,10 +21,12 @@ _HALVINGS, _REACH = 10, 2.0  # of the final search: steps, and how far beyond a 
 
 
 def onto_hyperplane(x: Tensor, gradient: Tensor, value: Tensor, threat: Threat) -> Tensor:
-    """The smallest d, in the norm of `threat`, with value + <gradient, d> = 0 and x + d in [0, 1] (section 2.1), exact in closed form.
+    """The smallest d, in the norm of `threat`, with value + <gradient, d> = 0 and x + d in [0, 1] (section 2.1), exact
+    in closed form.
 
-    Each pixel moves at the norm's speed, 1 for Linf and |gradient| for L2, until it meets the box, all until the value is made good: a piecewise linear
-    function of time, whose breakpoints are sorted. Where the box holds no such point, d goes to the corner nearest in value.
+    Each pixel moves at the norm's speed, 1 for Linf and |gradient| for L2, until it meets the box, all until the value
+    is made good: a piecewise linear function of time, whose breakpoints are sorted. Where the box holds no such point,
+    d goes to the corner nearest in value.
 
     Args:
         x: (n, c, h, w) in [0, 1].
@@ -47,26 +51,32 @@ def onto_hyperplane(x: Tensor, gradient: Tensor, value: Tensor, threat: Threat) 
 
 @dataclass(frozen=True)
 class FAB:
-    """Steps onto the linearised decision boundary, drawn towards the image, and back from beyond it; the nearest point found is sought again on its ray.
+    """Steps onto the linearised decision boundary, drawn towards the image, and back from beyond it; the nearest point
+    found is sought again on its ray.
 
-    The published algorithm with its constants (alpha_max = 0.1, eta = 1.05, beta = 0.9) and a final search on the segment to the image, by bisection.
-    As in AutoAttack's FAB-T each run goes towards one class, so that a step costs one gradient whatever the number of classes.
+    The published algorithm with its constants (alpha_max = 0.1, eta = 1.05, beta = 0.9) and a final search on the
+    segment to the image, by bisection. As in AutoAttack's FAB-T each run goes towards one class, so that a step costs
+    one gradient whatever the number of classes.
 
-    For a random model the boundary is where the mean margin is 0. The nearest of many points that were on the wrong side by the mean of fresh draws is a
-    lucky one, so distances come only from the final search: along the rays through the nearest such point, the last one and the mean of the second half
-    of the run's, by draws that no step used and that all points of an image share: their standard error is that of a mean
-    margin over `eot` draws, divided by the margin's slope along the ray. And since half of the draws are still right on the boundary, a call
-    returns the point at the threat's border on the same ray where its mean margin is larger.
+    For a random model the boundary is where the mean margin is 0. The nearest of many points that were on the wrong
+    side by the mean of fresh draws is a lucky one, so distances come only from the final search: along the rays through
+    the nearest such point, the last one and the mean of the second half of the run's, by draws that no step used and
+    that all points of an image share: their standard error is that of a mean margin over `eot` draws, divided by the
+    margin's slope along the ray. And since half of the draws are still right on the boundary, a call returns the point
+    at the threat's border on the same ray where its mean margin is larger.
 
     Args:
         threat: `Linf` or `L2`.
-        iterations: gradients per run; each goes with one evaluation without gradient, and the final search takes 12 evaluations, for
-            random models 36.
+        iterations: gradients per run; each goes with one evaluation without gradient, and the final search takes 12
+            evaluations, for random models 36.
         eot: draws of the model per gradient and evaluation.
-        target_classes: runs towards each of the n wrong classes of largest mean logit, of which there are at most all; 0: one run (per restart) across the
-            boundary of the margin, that is towards the wrong class that is largest at each step. Without effect where a call gives targets.
-        restarts: runs for each class: the first one from the image, further ones from random points of half the threat's radius.
-        stop_draws: a call, not `minimal`, leaves an image once its result reaches the goal under `eot` and so many more fresh draws after a run; 0: never.
+        target_classes: runs towards each of the n wrong classes of largest mean logit, of which there are at most all;
+            0: one run (per restart) across the boundary of the margin, that is towards the wrong class that is largest
+            at each step. Without effect where a call gives targets.
+        restarts: runs for each class: the first one from the image, further ones from random points of half the
+            threat's radius.
+        stop_draws: a call, not `minimal`, leaves an image once its result reaches the goal under `eot` and so many more
+            fresh draws after a run; 0: never.
         batch_size: rows (images times draws) of one call of the model, halved where memory runs out.
     """
 
@@ -100,15 +110,23 @@ class FAB:
         return self._attack(model, x, y, keys, progress, targets, start, bounded=True)[0]
 
     def minimal(
-        self, model: nn.Module, x: Tensor, y: Tensor, keys: Tensor | None = None, progress: Progress | None = None, *, targets: Tensor | None = None
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        keys: Tensor | None = None,
+        progress: Progress | None = None,
+        *,
+        targets: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The nearest points in [0, 1] at which the goal is reached (for random models: of positive mean margin), whatever the threat's epsilon.
+        """The nearest points in [0, 1] at which the goal is reached (for random models: of positive mean margin),
+        whatever the threat's epsilon.
 
         Arguments and errors as for a call.
 
         Returns:
-            (b, c, h, w), detached, and their distances (b,) in the threat's norm: 0 for images that need no change; infinite where no such point was
-            found, and the image itself.
+            (b, c, h, w), detached, and their distances (b,) in the threat's norm: 0 for images that need no change;
+            infinite where no such point was found, and the image itself.
         """
         return self._attack(model, x, y, keys, progress, targets, None, bounded=False)
 
@@ -123,7 +141,9 @@ class FAB:
         start: Tensor | None,
         bounded: bool,
     ) -> tuple[Tensor, Tensor]:
-        """Nearest points and distances; `bounded`: points moved into the threat, and images leave as soon as they reach the goal there."""
+        """Nearest points and distances; `bounded`: points moved into the threat, and images leave as soon as they reach
+        the goal there.
+        """
         check_inputs(x, y, keys)
         check_targets(targets, y)
         check_start(start, x, self.threat.distance, self.threat.epsilon)
@@ -150,7 +170,9 @@ class FAB:
                 if progress is not None:
                     progress(number * self.iterations + step, len(runs) * self.iterations)
 
-            for points in self._run(steered, goal, loss, x[standing], begin[standing], run_keys[standing], standing, report):
+            for points in self._run(
+                steered, goal, loss, x[standing], begin[standing], run_keys[standing], standing, report
+            ):
                 found, far = self._search(goal, points, x[standing], keys[standing], standing)
                 closer = far < distance[standing]
                 nearest[standing[closer]], distance[standing[closer]] = found[closer], far[closer]
@@ -176,7 +198,9 @@ class FAB:
         rows: Tensor,
         report: Callable[[int], None],
     ) -> list[Tensor]:
-        """Points for the final search: the nearest one on the wrong side; for random models also the last one and the mean of the second half."""
+        """Points for the final search: the nearest one on the wrong side; for random models also the last one and the
+        mean of the second half.
+        """
         threat, gradients = self.threat, BadGradients(len(steered.labels), x.device)
         nearest, shortest, total, last = x, x.new_full((len(x),), torch.inf), torch.zeros_like(x), x
         for step in range(self.iterations):
@@ -186,21 +210,34 @@ class FAB:
             here = onto_hyperplane(current, gradient, value, threat)
             there = onto_hyperplane(x, gradient, value + (gradient * (x - current)).sum((1, 2, 3)), threat)
             length, length_there = threat.distance(current + here, current), threat.distance(x + there, x)
-            alpha = (length / (length + length_there).clamp_min(torch.finfo(x.dtype).tiny)).clamp_max(_ALPHA_MAX)[:, None, None, None]
+            alpha = (length / (length + length_there).clamp_min(torch.finfo(x.dtype).tiny)).clamp_max(_ALPHA_MAX)[
+                :, None, None, None
+            ]
             last = ((1 - alpha) * (current + _ETA * here) + alpha * (x + _ETA * there)).clamp(0, 1)
             far = threat.distance(last, x)
             wrong = goal.loss(last, mix(keys, _CHECK, step), margin, rows) > 0
             nearer = wrong & (far < shortest)
-            nearest, shortest = torch.where(nearer[:, None, None, None], last, nearest), torch.where(nearer, far, shortest)
+            nearest, shortest = (
+                torch.where(nearer[:, None, None, None], last, nearest),
+                torch.where(nearer, far, shortest),
+            )
             if step >= self.iterations // 2:
                 total = total + last
             current = torch.where(wrong[:, None, None, None], x + _BETA * (last - x), last)
             report(step + 1)
         gradients.warn(self.iterations)
-        return [nearest, last, total / (self.iterations - self.iterations // 2)] if self._random(goal.model, x) else [nearest]
+        return (
+            [nearest, last, total / (self.iterations - self.iterations // 2)]
+            if self._random(goal.model, x)
+            else [nearest]
+        )
 
-    def _search(self, goal: Expectation, points: Tensor, x: Tensor, keys: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the ray from each image through its point crosses the boundary, just beyond it, and its distance: infinite without a crossing."""
+    def _search(
+        self, goal: Expectation, points: Tensor, x: Tensor, keys: Tensor, rows: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Where the ray from each image through its point crosses the boundary, just beyond it, and its distance:
+        infinite without a crossing.
+        """
 
         def at(share: Tensor) -> Tensor:
             return (x + share[:, None, None, None] * (points - x)).clamp(0, 1)
@@ -219,7 +256,9 @@ class FAB:
         return at(high), torch.where(found, self.threat.distance(at(high), x), torch.inf)
 
     def _within(self, goal: Expectation, nearest: Tensor, x: Tensor, keys: Tensor, rows: Tensor) -> Tensor:
-        """The points moved into the threat; for random models, where that raises the mean margin, along their rays to its border."""
+        """The points moved into the threat; for random models, where that raises the mean margin, along their rays to
+        its border.
+        """
         inside = self.threat.project(nearest, x)
         if not self._random(goal.model, x):
             return inside
@@ -228,9 +267,13 @@ class FAB:
         return goal.choose([inside, border], mix(keys, _SELECT), margin, rows)[0]
 
     def _strengthened(self, goal: Expectation, x: Tensor, keys: Tensor, rows: Tensor) -> Tensor:
-        """Images that are wrong on average as they are, moved to the threat's border along the gradient of the mean margin where that raises it."""
+        """Images that are wrong on average as they are, moved to the threat's border along the gradient of the mean
+        margin where that raises it.
+        """
         gradient, _, _ = goal.gradient(x, mix(keys, _CLEAN), margin, rows)
-        border = self.threat.project(x + self.threat.epsilon * self.threat.direction(gradient.nan_to_num(0.0, 0.0, 0.0)), x)
+        border = self.threat.project(
+            x + self.threat.epsilon * self.threat.direction(gradient.nan_to_num(0.0, 0.0, 0.0)), x
+        )
         return goal.choose([x, border], mix(keys, _SELECT), margin, rows)[0]
 
     def _random(self, model: nn.Module, x: Tensor) -> bool:

@@ -1,4 +1,6 @@
-"""DiffHammer (Wang et al., NeurIPS 2024): expectation over those draws of a random model that one perturbation can break together."""
+"""DiffHammer (Wang et al., NeurIPS 2024): expectation over those draws of a random model that one perturbation can
+break together.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,36 +27,41 @@ Gradients = Literal["full", "grafted"]
 class DiffHammer:
     """APGD along gradients that weight each draw by the probability that it is vulnerable together with the others.
 
-    A plain mean over draws pulls in all directions at once: draws that cannot be broken, or only by another perturbation, cancel the gradients of those that
-    share a vulnerability. Here, at every iteration (algorithm 1), with losses L_i and gradients g_i of `eot` draws, and sigma the logistic function:
+    A plain mean over draws pulls in all directions at once: draws that cannot be broken, or only by another
+    perturbation, cancel the gradients of those that share a vulnerability. Here, at every iteration (algorithm 1), with
+    losses L_i and gradients g_i of `eot` draws, and sigma the logistic function:
 
-    - E-step: the perturbation r* that breaks most draws, to first order, maximises sum_i sigma(L_i + (r* - r) g_i) over what the threat model allows (eq. 9).
-      Draw i is vulnerable with probability q_i = sigma(L_i + (r* - r) g_i).
+    - E-step: the perturbation r* that breaks most draws, to first order, maximises sum_i sigma(L_i + (r* - r) g_i) over
+      what the threat model allows (eq. 9). Draw i is vulnerable with probability q_i = sigma(L_i + (r* - r) g_i).
     - M-step: the gradient is sum_i q_i g_i, interpolated with that of the last iteration by t^-stepwise (stepwise EM).
 
     Differences from the paper:
 
-    - r* is sought among the best responses to each single draw (eq. 11) and to the mean, improved by reweighting, so that it is never worse than the mean's;
-      and among all that the threat allows around the image, the box of valid pixels included, not in a ball around the current point.
+    - r* is sought among the best responses to each single draw (eq. 11) and to the mean, improved by reweighting, so
+      that it is never worse than the mean's; and among all that the threat allows around the image, the box of valid
+      pixels included, not in a ball around the current point.
     - The weights are scaled to sum 1: they do not underflow while all draws are far from being broken.
     - The loss is the margin, whose logistic function is a probability of being misclassified; the paper names none.
-    - Points are compared by the mean of sigma(margin) under draws common to them (see `APGD` for the control of steps), not by their mean margin, in which
-      draws that cannot be broken would have a say.
+    - Points are compared by the mean of sigma(margin) under draws common to them (see `APGD` for the control of steps),
+      not by their mean margin, in which draws that cannot be broken would have a say.
     - No draw judges that the attack has seen; the paper takes its result from the draws of the next iteration.
 
     Args:
         threat: `Linf` or `L2`.
-        iterations: gradients per run (published: 3 runs of 50, the later ones for images with less than half of the draws broken).
+        iterations: gradients per run (published: 3 runs of 50, the later ones for images with less than half of the
+            draws broken).
         eot: draws per iteration, published 10.
-        gradients: "full", the gradient of every draw in the image, stronger in the paper's ablation; or "grafted" (eq. 10), for models of two stages (see
-            `attacks.protocols.OffersStages`): the E-step and the weighted sum take place in the purified images, and one representative draw (eq. 11) carries
-            the sum back to the image, so that an iteration costs `eot` forward passes and one forward and backward pass, not `eot` of both.
+        gradients: "full", the gradient of every draw in the image, stronger in the paper's ablation; or "grafted" (eq.
+            10), for models of two stages (see `attacks.protocols.OffersStages`): the E-step and the weighted sum take
+            place in the purified images, and one representative draw (eq. 11) carries the sum back to the image, so
+            that an iteration costs `eot` forward passes and one forward and backward pass, not `eot` of both.
         loss: "margin", "ce" or "dlr".
         sharpness: factor of the loss in sigma.
         em_steps: reweightings in the E-step.
         stepwise: exponent of the interpolation, in [0, 1]; 0 takes the new gradient alone.
         restarts: independent runs.
-        stop_draws: an image leaves the attack, as it is, once all `eot` draws of a gradient and then so many fresh draws reach the goal; 0: never.
+        stop_draws: an image leaves the attack, as it is, once all `eot` draws of a gradient and then so many fresh
+            draws reach the goal; 0: never.
         batch_size: rows (images times draws) of one call of the model, halved where memory runs out.
     """
 
@@ -110,7 +117,9 @@ class DiffHammer:
         return climb(self, x, keys, selective, selective, is_random(model, x) or self.eot > 1, start, progress)
 
 
-def vulnerability(losses: Tensor, gradients: Tensor, move: Callable[[Tensor], Tensor], em_steps: int) -> tuple[Tensor, Tensor]:
+def vulnerability(
+    losses: Tensor, gradients: Tensor, move: Callable[[Tensor], Tensor], em_steps: int
+) -> tuple[Tensor, Tensor]:
     """The E-step, for n images by d draws.
 
     Args:
@@ -120,7 +129,8 @@ def vulnerability(losses: Tensor, gradients: Tensor, move: Callable[[Tensor], Te
         em_steps: reweightings.
 
     Returns:
-        (d, n): log of the probability that a draw is vulnerable; and (n,) int64: the draw whose own perturbation does the most harm to all.
+        (d, n): log of the probability that a draw is vulnerable; and (n,) int64: the draw whose own perturbation does
+        the most harm to all.
     """
     flat, losses = gradients.flatten(2).nan_to_num(0.0, 0.0, 0.0), losses.nan_to_num(-torch.inf)
 
@@ -160,7 +170,9 @@ class _Selective(Expectation):
         self.past = torch.zeros_like(self.x)
         self.iterations = torch.zeros(len(self.x), dtype=torch.int64, device=self.x.device)
 
-    def gradient(self, x: Tensor, keys: Tensor, loss: Loss, rows: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def gradient(
+        self, x: Tensor, keys: Tensor, loss: Loss, rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """As `Expectation.gradient`, of the vulnerable draws; the loss is the mean of sigma(loss)."""
         rows = torch.arange(len(x), device=x.device) if rows is None else rows
         draw_keys = torch.cat([mix(keys, draw) for draw in range(self.draws)])
@@ -174,7 +186,9 @@ class _Selective(Expectation):
 
     def loss(self, x: Tensor, keys: Tensor, loss: Loss, rows: Tensor | None = None, draws: int | None = None) -> Tensor:
         """As `Expectation.loss`, of sigma(loss)."""
-        return super().loss(x, keys, lambda *arguments: (self.attack.sharpness * loss(*arguments)).sigmoid(), rows, draws)
+        return super().loss(
+            x, keys, lambda *arguments: (self.attack.sharpness * loss(*arguments)).sigmoid(), rows, draws
+        )
 
     def _full(self, x: Tensor, draw_keys: Tensor, loss: Loss, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The weighted gradient (n, c, h, w), and losses and successes (draws, n)."""
@@ -185,11 +199,15 @@ class _Selective(Expectation):
         def move(direction: Tensor) -> Tensor:
             return threat.project(clean + threat.epsilon * threat.direction(direction), clean) - x
 
-        weights, _ = vulnerability(self.attack.sharpness * losses, self.attack.sharpness * gradients, move, self.attack.em_steps)
+        weights, _ = vulnerability(
+            self.attack.sharpness * losses, self.attack.sharpness * gradients, move, self.attack.em_steps
+        )
         return torch.einsum("dn,dnchw->nchw", _share(weights), gradients), losses, success
 
     def _grafted(self, x: Tensor, draw_keys: Tensor, loss: Loss, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As `_full`, approximately: the sum is taken over purified images, and one draw carries it back to the image."""
+        """As `_full`, approximately: the sum is taken over purified images, and one draw carries it back to the
+        image.
+        """
         n, purifier = len(x), self.model.purifier
         images, rows = x.repeat(self.draws, 1, 1, 1), rows.repeat(self.draws)
         draw_keys = mix(draw_keys, 0)  # what an `Expectation` of one draw makes of them
@@ -202,7 +220,10 @@ class _Selective(Expectation):
             with torch.enable_grad():
                 logits = self.model.classifier(purified)
                 if logits.ndim != 2 or logits.shape[1] < max(self._classes, 2):
-                    raise ValueError(f"the classifier returns {tuple(logits.shape)} logits, labels and targets go up to {self._classes - 1}")
+                    raise ValueError(
+                        f"the classifier returns {tuple(logits.shape)} logits, labels and targets go up to"
+                        f" {self._classes - 1}"
+                    )
                 targets = None if self.targets is None else self.targets[rows[part]]
                 losses = loss(logits, self.labels[rows[part]], targets)
                 (gradients,) = torch.autograd.grad(losses.sum(), purified)
@@ -213,7 +234,10 @@ class _Selective(Expectation):
         attack = self.attack
         reach = attack.threat.epsilon
         weights, chosen = vulnerability(
-            attack.sharpness * losses, attack.sharpness * gradients, lambda direction: reach * attack.threat.direction(direction), attack.em_steps
+            attack.sharpness * losses,
+            attack.sharpness * gradients,
+            lambda direction: reach * attack.threat.direction(direction),
+            attack.em_steps,
         )
         total = torch.einsum("dn,dnchw->nchw", _share(weights), gradients)
         keys = draw_keys.unflatten(0, (self.draws, n))[chosen, torch.arange(n, device=x.device)]

@@ -25,7 +25,8 @@ _START, _STEP, _SELECT, _STOP = range(4)  # what an attack's draws are for
 class PGD:
     """Signed (Linf) or normalised (L2) gradient steps on the mean loss over `eot` fresh draws each.
 
-    Returns the last iterate; with several restarts, for each image the one with the largest mean margin over draws of their own.
+    Returns the last iterate; with several restarts, for each image the one with the largest mean margin over draws of
+    their own.
 
     Args:
         threat: `Linf` or `L2`.
@@ -35,9 +36,11 @@ class PGD:
         loss: "ce", "margin" or "dlr".
         restarts: independent runs.
         random_start: begin at a random point of the ball instead of at the image.
-        momentum: share of the earlier directions that is kept, in [0, 1) (MI-FGSM, Dong et al. 2018, arXiv 1710.06081, with mu = momentum).
+        momentum: share of the earlier directions that is kept, in [0, 1) (MI-FGSM, Dong et al. 2018, arXiv 1710.06081,
+            with mu = momentum).
         schedule: "constant" steps, or from `step_size` down to 0 along a "linear" or "cosine" curve.
-        stop_draws: an image leaves the attack, as it is, once all `eot` draws of a gradient and then so many fresh draws reach the goal; 0: never.
+        stop_draws: an image leaves the attack, as it is, once all `eot` draws of a gradient and then so many fresh
+            draws reach the goal; 0: never.
         batch_size: rows (images times draws) of one call of the model, halved where memory runs out.
     """
 
@@ -79,13 +82,16 @@ class PGD:
         """Adversarial images.
 
         Args:
-            model: images in [0, 1] -> logits; called as `model(x, keys=...)` where its `forward` takes keys, else as `model(x)`.
+            model: images in [0, 1] -> logits; called as `model(x, keys=...)` where its `forward` takes keys, else as
+                `model(x)`.
             x: (b, c, h, w), floating point, in [0, 1].
             y: (b,) int64 labels.
             keys: (b,) int64: the attack's randomness for each image; default 0 .. b - 1.
             progress: called after every gradient.
-            targets: (b,) int64, other classes than the labels: the attack seeks these predictions instead of any wrong one.
-            start: (b, c, h, w), where the first restart begins, allowed by the threat model: an earlier attack's result, say.
+            targets: (b,) int64, other classes than the labels: the attack seeks these predictions instead of any wrong
+                one.
+            start: (b, c, h, w), where the first restart begins, allowed by the threat model: an earlier attack's
+                result, say.
 
         Returns:
             (b, c, h, w), detached, allowed by the threat model.
@@ -105,7 +111,9 @@ class PGD:
             x_adv, broken = self._run(expectation, x, begin, restart_keys, standing, restart, progress)
             if self.restarts == 1:
                 return x_adv
-            reached = expectation.loss(x_adv[standing], mix(restart_keys[standing], _SELECT), margin, standing).nan_to_num(-torch.inf)
+            reached = expectation.loss(
+                x_adv[standing], mix(restart_keys[standing], _SELECT), margin, standing
+            ).nan_to_num(-torch.inf)
             if best_margin is None:
                 best, best_margin = x_adv, reached
             else:
@@ -121,33 +129,57 @@ class PGD:
     def _begin(self, x: Tensor, keys: Tensor) -> Tensor:
         if not self.random_start:
             return x.detach()
-        return self.threat.project(x + self.threat.random_start(uniform(mix(keys, _START), tuple(x.shape[1:]), x.dtype)), x)
+        return self.threat.project(
+            x + self.threat.random_start(uniform(mix(keys, _START), tuple(x.shape[1:]), x.dtype)), x
+        )
 
     def _run(
-        self, expectation: Expectation, x: Tensor, begin: Tensor, keys: Tensor, standing: Tensor, restart: int, progress: Progress | None
+        self,
+        expectation: Expectation,
+        x: Tensor,
+        begin: Tensor,
+        keys: Tensor,
+        standing: Tensor,
+        restart: int,
+        progress: Progress | None,
     ) -> tuple[Tensor, Tensor]:
         """All images, those at `standing` attacked, and (b,) bool: which of these left as broken."""
         size = 2.5 * self.threat.epsilon / self.steps if self.step_size is None else self.step_size
-        x_adv, velocity, broken = begin.clone(), torch.zeros_like(x), torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        x_adv, velocity, broken = (
+            begin.clone(),
+            torch.zeros_like(x),
+            torch.zeros(len(x), dtype=torch.bool, device=x.device),
+        )
         gradients = BadGradients(len(x), x.device)
         for step in range(self.steps):
             rows = standing[~broken[standing]]
             if not len(rows):
                 break
-            gradient, _, success = expectation.gradient(x_adv[rows], mix(keys[rows], _STEP, step), LOSSES[self.loss], rows)
+            gradient, _, success = expectation.gradient(
+                x_adv[rows], mix(keys[rows], _STEP, step), LOSSES[self.loss], rows
+            )
             if self.stop_draws:
                 sure = success == 1
-                confirmed = expectation.success(x_adv[rows[sure]], mix(keys[rows[sure]], _STOP, step), rows[sure], self.stop_draws) == 1
+                confirmed = (
+                    expectation.success(
+                        x_adv[rows[sure]], mix(keys[rows[sure]], _STOP, step), rows[sure], self.stop_draws
+                    )
+                    == 1
+                )
                 broken[rows[sure][confirmed]] = True
                 sure[sure.clone()] = confirmed
                 rows, gradient, success = rows[~sure], gradient[~sure], success[~sure]
             gradients.see(gradient, rows, success)
             direction = self.threat.direction(gradient.nan_to_num(0.0, 0.0, 0.0))
             if self.momentum:
-                gradient = gradient / gradient.abs().mean((1, 2, 3), keepdim=True).clamp_min(torch.finfo(gradient.dtype).tiny)
+                gradient = gradient / gradient.abs().mean((1, 2, 3), keepdim=True).clamp_min(
+                    torch.finfo(gradient.dtype).tiny
+                )
                 velocity[rows] = self.momentum * velocity[rows] + gradient.nan_to_num(0.0, 0.0, 0.0)
                 direction = self.threat.direction(velocity[rows])
-            x_adv[rows] = self.threat.project(x_adv[rows] + size * _SCHEDULES[self.schedule](step / self.steps) * direction, x[rows])
+            x_adv[rows] = self.threat.project(
+                x_adv[rows] + size * _SCHEDULES[self.schedule](step / self.steps) * direction, x[rows]
+            )
             if progress is not None:
                 progress(restart * self.steps + step + 1, self.restarts * self.steps)
         gradients.warn(self.steps)
@@ -170,7 +202,8 @@ class BadGradients:
         self.broken = torch.zeros_like(self.vanished)
 
     def see(self, gradient: Tensor, rows: Tensor, success: Tensor) -> None:
-        """Counts the gradients (n, c, h, w) of the images at positions `rows`, vanished ones where not all draws reach the goal: `success` (n,) is their share.
+        """Counts the gradients (n, c, h, w) of the images at positions `rows`, vanished ones where not all draws reach
+        the goal: `success` (n,) is their share.
 
         Where all do, "dlr" is constant at its maximum.
         """
@@ -182,5 +215,8 @@ class BadGradients:
         for what, counts in (("exactly zero", self.vanished), ("NaN or infinite", self.broken)):
             images = int((counts > 0).sum())
             if images:
-                message = f"the attack's gradient was {what} for {images} of {len(counts)} images, in up to {int(counts.max())} of {steps} steps"
+                message = (
+                    f"the attack's gradient was {what} for {images} of {len(counts)} images, in up to"
+                    f" {int(counts.max())} of {steps} steps"
+                )
                 warnings.warn(f"{message}: it cannot be trusted there", stacklevel=4)

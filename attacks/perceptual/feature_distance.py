@@ -16,16 +16,20 @@ _BACKBONES = {"alex": "AlexNet_Weights", "vgg": "VGG16_Weights", "squeeze": "Squ
 
 @dataclass(frozen=True)
 class FeatureDistance:
-    """All images in [0, 1] within `epsilon` of the original in the features of a network: |phi(x_adv) - phi(x)|, Euclidean.
+    """All images in [0, 1] within `epsilon` of the original in the features of a network: |phi(x_adv) - phi(x)|,
+    Euclidean.
 
-    For feature maps phi is that of Laidlaw et al. 2021 (arXiv 2006.12655, Section 3, after Zhang et al. 2018, arXiv 1801.03924): every position's channels are
-    scaled to unit length and divided by the square root of the number of positions, and all maps are put together. It is LPIPS without learned weights, so a
-    result under it is a feature distance, not LPIPS; `lpips_distance` makes the real one.
+    For feature maps phi is that of Laidlaw et al. 2021 (arXiv 2006.12655, Section 3, after Zhang et al. 2018, arXiv
+    1801.03924): every position's channels are scaled to unit length and divided by the square root of the number of
+    positions, and all maps are put together. It is LPIPS without learned weights, so a result under it is a feature
+    distance, not LPIPS; `lpips_distance` makes the real one.
 
     Args:
-        features: images (n, c, h, w) in [0, 1] -> one tensor or several of them, each of feature maps (n, channels, rows, columns), or of vectors (n, d),
-            which are used as they are. It is called as it is: put it into evaluation mode. Its calls are not part of an attack's cost.
-        epsilon: largest distance; positive. Laidlaw et al. use 0.5 with AlexNet; the low-frequency attack 0.05 with LPIPS.
+        features: images (n, c, h, w) in [0, 1] -> one tensor or several of them, each of feature maps (n, channels,
+            rows, columns), or of vectors (n, d), which are used as they are. It is called as it is: put it into
+            evaluation mode. Its calls are not part of an attack's cost.
+        epsilon: largest distance; positive. Laidlaw et al. use 0.5 with AlexNet; the low-frequency attack 0.05 with
+            LPIPS.
         squared: the square of that distance is meant.
         name: how reports call it; default: feature distance, with the network's class.
     """
@@ -37,7 +41,9 @@ class FeatureDistance:
 
     def __post_init__(self) -> None:
         if not isinstance(self.features, nn.Module):
-            raise ValueError(f"features must be a torch.nn.Module that maps images to features, got {type(self.features).__name__}")
+            raise ValueError(
+                f"features must be a torch.nn.Module that maps images to features, got {type(self.features).__name__}"
+            )
         if not 0 < self.epsilon < math.inf:
             raise ValueError(f"epsilon must be a positive number, got {self.epsilon}")
 
@@ -51,9 +57,14 @@ class FeatureDistance:
         parameter = next(self.features.parameters(), x)
         out = self.features(x.to(parameter.dtype))
         parts = [out] if isinstance(out, Tensor) else list(out)
-        if not parts or not all(isinstance(part, Tensor) and part.ndim in (2, 4) and len(part) == len(x) for part in parts):
+        if not parts or not all(
+            isinstance(part, Tensor) and part.ndim in (2, 4) and len(part) == len(x) for part in parts
+        ):
             shapes = [tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in parts]
-            raise ValueError(f"features must give tensors of shape ({len(x)}, channels, rows, columns) or ({len(x)}, d), got {shapes}")
+            raise ValueError(
+                f"features must give tensors of shape ({len(x)}, channels, rows, columns) or ({len(x)}, d), got"
+                f" {shapes}"
+            )
         return torch.cat([_unit(part) if part.ndim == 4 else part for part in parts], 1).to(x.dtype)
 
     def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
@@ -70,7 +81,8 @@ class FeatureDistance:
             return (x + factors[:, None, None, None] * change).clamp(0, 1)
 
         def allowed(factors: Tensor) -> Tensor:
-            return (self.embed(images(factors)) - origin).norm(dim=1) <= self.radius * (1 - 1e-5)  # room for rounding in another batch
+            # room for rounding in another batch
+            return (self.embed(images(factors)) - origin).norm(dim=1) <= self.radius * (1 - 1e-5)
 
         return images(largest_factor(allowed, len(x), x))
 
@@ -79,7 +91,8 @@ class FeatureDistance:
 
 
 def lpips_distance(epsilon: float = 0.05, net: Literal["alex", "vgg", "squeeze"] = "vgg") -> FeatureDistance:
-    """LPIPS (Zhang et al. 2018, arXiv 1801.03924) at most `epsilon`, from the package `lpips` and torchvision's backbone weights; downloads nothing.
+    """LPIPS (Zhang et al. 2018, arXiv 1801.03924) at most `epsilon`, from the package `lpips` and torchvision's
+    backbone weights; downloads nothing.
 
     Raises:
         ValueError: the package or the backbone's weights are not at hand, or an unknown `net`.
@@ -99,11 +112,15 @@ def lpips_distance(epsilon: float = 0.05, net: Literal["alex", "vgg", "squeeze"]
     with torch.random.fork_rng(devices=[]):  # the package builds the backbone with random weights first
         model = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
     _load_backbone(model.net, torch.load(file, map_location="cpu", weights_only=True))
-    return FeatureDistance(_LPIPSFeatures(model).requires_grad_(False).eval(), epsilon, squared=True, name=f"LPIPS-{net}")
+    return FeatureDistance(
+        _LPIPSFeatures(model).requires_grad_(False).eval(), epsilon, squared=True, name=f"LPIPS-{net}"
+    )
 
 
 def _load_backbone(net: nn.Module, state: dict[str, Tensor]) -> None:
-    """Puts torchvision's `features.N.*` into the slices of the package's backbone, whose layers keep torchvision's numbers N."""
+    """Puts torchvision's `features.N.*` into the slices of the package's backbone, whose layers keep torchvision's
+    numbers N.
+    """
     wanted = {name: name.split(".", 1)[1] for name in net.state_dict()}
     net.load_state_dict({name: state[f"features.{layer}"] for name, layer in wanted.items()})
 
@@ -117,11 +134,15 @@ class _LPIPSFeatures(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         maps: Sequence[Tensor] = self.model.net(self.model.scaling_layer(2 * x - 1))
-        return torch.cat([_unit(of, linear.model[-1].weight) for of, linear in zip(maps, self.model.lins, strict=True)], 1)
+        return torch.cat(
+            [_unit(of, linear.model[-1].weight) for of, linear in zip(maps, self.model.lins, strict=True)], 1
+        )
 
 
 def _unit(maps: Tensor, weights: Tensor | None = None) -> Tensor:
-    """(n, d): channels scaled to unit length at every position, over the square root of the positions; squares weighted by (1, channels, 1, 1)."""
+    """(n, d): channels scaled to unit length at every position, over the square root of the positions; squares weighted
+    by (1, channels, 1, 1).
+    """
     maps = maps / (maps.square().sum(1, keepdim=True) + 1e-20).sqrt()  # not a norm: its gradient at 0 is NaN
     maps = maps / math.sqrt(maps.shape[2] * maps.shape[3])
     return (maps if weights is None else maps * weights.sqrt()).flatten(1)

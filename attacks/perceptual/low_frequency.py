@@ -1,4 +1,6 @@
-"""The low-frequency attack of DiffBreak (Kassis et al. 2025, arXiv 2411.16598): learned filters under a perceptual bound, on the expected loss."""
+"""The low-frequency attack of DiffBreak (Kassis et al. 2025, arXiv 2411.16598): learned filters under a perceptual
+bound, on the expected loss.
+"""
 
 import math
 from dataclasses import dataclass
@@ -27,7 +29,8 @@ IMAGENET_KERNELS = ((21, 5), (5, 5), (17, 33), (7, 7), (47, 5), (33, 17), (17, 1
 def smooth(x: Tensor, logits: Tensor, kernel: tuple[int, int], guidance: Tensor, color: float) -> Tensor:
     """One filter: every pixel becomes a mean over its neighbourhood, with weights of its own.
 
-    The weight of a neighbour is exp(logit) times exp(-d^2 / (2 color^2)), d being the sum over channels of how far the guidance differs there: edges stay.
+    The weight of a neighbour is exp(logit) times exp(-d^2 / (2 color^2)), d being the sum over channels of how far the
+    guidance differs there: edges stay.
 
     Args:
         x: (n, c, h, w).
@@ -46,7 +49,10 @@ def smooth(x: Tensor, logits: Tensor, kernel: tuple[int, int], guidance: Tensor,
     total, weights = torch.zeros_like(x), torch.zeros_like(x[:, :1])
     for i, j in product(range(kernel[0]), range(kernel[1])):
         different = (guide[:, :, i : i + h, j : j + w] - guidance).abs().sum(1)
-        share = shares[:, min(i, kernel[0] - 1 - i), min(j, kernel[1] - 1 - j)] * (-0.5 * (different / color).square()).exp()
+        share = (
+            shares[:, min(i, kernel[0] - 1 - i), min(j, kernel[1] - 1 - j)]
+            * (-0.5 * (different / color).square()).exp()
+        )
         total = total + share[:, None] * padded[:, :, i : i + h, j : j + w]
         weights = weights + share[:, None]
     return total / weights
@@ -61,18 +67,22 @@ def _first_logits(kernel: tuple[int, int], like: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class LowFrequency:
-    """A cascade of learned filters over a learned change of the image that raises the mean loss over draws, within a perceptual bound.
+    """A cascade of learned filters over a learned change of the image that raises the mean loss over draws, within a
+    perceptual bound.
 
-    As in DiffBreak's code: images are filters(tanh(modifier)), each filter with weights of its own for every pixel, symmetric, and held back at the edges of
-    the original image; Adam moves the filters by 0.05 and the modifier by 0.008, 100 steps, margin loss, minus `penalty` times the distance where the bound
-    is left, the gradient of each group clipped to length 1; the best point within the bound is kept. Published: LPIPS (VGG) at most 0.05, kernels
+    As in DiffBreak's code: images are filters(tanh(modifier)), each filter with weights of its own for every pixel,
+    symmetric, and held back at the edges of the original image; Adam moves the filters by 0.05 and the modifier by
+    0.008, 100 steps, margin loss, minus `penalty` times the distance where the bound is left, the gradient of each
+    group clipped to length 1; the best point within the bound is kept. Published: LPIPS (VGG) at most 0.05, kernels
     `CIFAR10_KERNELS` with penalty 1e8, or `IMAGENET_KERNELS` with 1e4 (also for CelebA-HQ), EOT 128 and 16.
 
-    What differs: gradients are clipped for each image instead of each batch; where the last point lies outside the bound, it is brought back by bisection
-    towards the original and stands for election beside the best point inside, on fresh draws; and the bound may be any `FeatureDistance`.
+    What differs: gradients are clipped for each image instead of each batch; where the last point lies outside the
+    bound, it is brought back by bisection towards the original and stands for election beside the best point inside, on
+    fresh draws; and the bound may be any `FeatureDistance`.
 
     Args:
-        threat: the perceptual bound: `lpips_distance(0.05)` as published, or a `FeatureDistance` in features of your own.
+        threat: the perceptual bound: `lpips_distance(0.05)` as published, or a `FeatureDistance` in features of your
+            own.
         iterations: steps per restart.
         eot: draws of the model per gradient.
         kernels: heights and widths of the filters, odd.
@@ -80,9 +90,11 @@ class LowFrequency:
         filter_step, pixel_step: Adam's step sizes.
         penalty: weight of the distance outside of the bound.
         loss: "margin", "ce" or "dlr".
-        restarts: independent runs, the first from the image itself, others from slightly changed ones; the best is kept on fresh draws.
+        restarts: independent runs, the first from the image itself, others from slightly changed ones; the best is kept
+            on fresh draws.
         stop_draws: as for `PGD`.
-        batch_size: rows (images times draws) of one call of the model, and images of one pass through the filters, whose memory grows with the kernels.
+        batch_size: rows (images times draws) of one call of the model, and images of one pass through the filters,
+            whose memory grows with the kernels.
     """
 
     threat: FeatureDistance
@@ -100,9 +112,14 @@ class LowFrequency:
 
     def __post_init__(self) -> None:
         if not isinstance(self.threat, FeatureDistance):
-            raise ValueError(f"threat must be a FeatureDistance, for instance lpips_distance(0.05), got {type(self.threat).__name__}")
+            raise ValueError(
+                f"threat must be a FeatureDistance, for instance lpips_distance(0.05), got {type(self.threat).__name__}"
+            )
         check_positive_integers(self, "iterations", "eot", "restarts", "batch_size")
-        if not self.kernels or not all(len(kernel) == 2 and all(isinstance(size, int) and size > 0 and size % 2 for size in kernel) for kernel in self.kernels):
+        if not self.kernels or not all(
+            len(kernel) == 2 and all(isinstance(size, int) and size > 0 and size % 2 for size in kernel)
+            for kernel in self.kernels
+        ):
             raise ValueError(f"kernels must be pairs of odd positive integers, got {self.kernels!r}")
         for name in ("color", "filter_step", "pixel_step", "penalty"):
             if not 0 < getattr(self, name) < math.inf:
@@ -132,14 +149,22 @@ class LowFrequency:
             check_start(start, x, self.threat.distance, self.threat.epsilon)
         for height, width in self.kernels:
             if height // 2 >= x.shape[2] or width // 2 >= x.shape[3]:
-                raise ValueError(f"kernels: {(height, width)} does not fit images of {x.shape[2]} x {x.shape[3]}, whose edges it mirrors: use smaller ones")
+                raise ValueError(
+                    f"kernels: {(height, width)} does not fit images of {x.shape[2]} x {x.shape[3]}, whose edges it"
+                    " mirrors: use smaller ones"
+                )
 
         def path(rows: Tensor, run_keys: Tensor, restart: int) -> AdamPath:
             images = x[rows].detach()
             begin = _to_free(images if start is None or restart else start[rows].detach())
             if restart:
                 begin = begin + _START_SIZE * (2 * uniform(mix(run_keys, _START), tuple(x.shape[1:]), x.dtype) - 1)
-            filters = [_first_logits(kernel, images)[None, :, :, None, None].expand(len(rows), -1, -1, *x.shape[2:]).contiguous() for kernel in self.kernels]
+            filters = [
+                _first_logits(kernel, images)[None, :, :, None, None]
+                .expand(len(rows), -1, -1, *x.shape[2:])
+                .contiguous()
+                for kernel in self.kernels
+            ]
             return AdamPath(
                 images,
                 [*filters, begin],

@@ -12,20 +12,24 @@ Parameters = Sequence[Tensor]
 
 
 class AdamPath:
-    """A `Path` whose images are `apply(parameters, x)`; moments, steps and clipping of an image depend on that image alone.
+    """A `Path` whose images are `apply(parameters, x)`; moments, steps and clipping of an image depend on that image
+    alone.
 
-    Where `apply` leaves [0, 1] the images are clipped, and the gradient is taken as if they were not: a clip that stops gradients would freeze those pixels.
+    Where `apply` leaves [0, 1] the images are clipped, and the gradient is taken as if they were not: a clip that stops
+    gradients would freeze those pixels.
 
     Args:
         x: (n, c, h, w), the originals.
         parameters: where they begin.
         rates: Adam's step size of each parameter tensor.
         apply: parameters and originals of some images -> their images.
-        examine: parameters, originals and images -> what is subtracted from the loss (m,), and (m,) bool: which images the threat allows. None: nothing, all.
+        examine: parameters, originals and images -> what is subtracted from the loss (m,), and (m,) bool: which images
+            the threat allows. None: nothing, all.
         constrain: parameters and originals -> the nearest allowed parameters, after every step.
         finish: images and originals -> allowed images, at the end.
         clip: largest norm of an image's gradient in each parameter tensor.
-        shared_scale: one second moment for each image instead of one a coordinate, which keeps the direction of the first moment.
+        shared_scale: one second moment for each image instead of one a coordinate, which keeps the direction of the
+            first moment.
     """
 
     def __init__(
@@ -51,7 +55,11 @@ class AdamPath:
         """As of `Path`."""
         parameters, x = [p[active].requires_grad_() for p in self._parameters], self._x[active]
         images = self._apply(parameters, x)
-        penalty, allowed = (None, torch.ones_like(active, dtype=torch.bool)) if self._examine is None else self._examine(parameters, x, images)
+        penalty, allowed = (
+            (None, torch.ones_like(active, dtype=torch.bool))
+            if self._examine is None
+            else self._examine(parameters, x, images)
+        )
         self._graph = parameters, images, penalty
         return images.detach().clamp(0, 1), allowed
 
@@ -64,7 +72,9 @@ class AdamPath:
         del self._graph
         self._steps += 1
         moved = []
-        for parameter, gradient, first, second, rate in zip(parameters, gradients, self._first, self._second, self._rates, strict=True):
+        for parameter, gradient, first, second, rate in zip(
+            parameters, gradients, self._first, self._second, self._rates, strict=True
+        ):
             gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
             if self._clip is not None:
                 norm = gradient.flatten(1).norm(dim=1).reshape(-1, *[1] * (gradient.ndim - 1))
@@ -74,7 +84,10 @@ class AdamPath:
                 square = square.flatten(1).mean(1).reshape(-1, *[1] * (gradient.ndim - 1)).expand_as(gradient)
             first[active] = _FIRST * first[active] + (1 - _FIRST) * gradient
             second[active] = _SECOND * second[active] + (1 - _SECOND) * square
-            mean, scale = first[active] / (1 - _FIRST**self._steps), (second[active] / (1 - _SECOND**self._steps)).sqrt()
+            mean, scale = (
+                first[active] / (1 - _FIRST**self._steps),
+                (second[active] / (1 - _SECOND**self._steps)).sqrt(),
+            )
             moved.append(parameter.detach() + rate * mean / (scale + _FLOOR))
         if self._constrain is not None:
             moved = self._constrain(moved, self._x[active])

@@ -1,4 +1,6 @@
-"""Perceptual PGD (Laidlaw et al. 2021, arXiv 2006.12655): the loss is raised under a bound on a distance in features."""
+"""Perceptual PGD (Laidlaw et al. 2021, arXiv 2006.12655): the loss is raised under a bound on a distance in
+features.
+"""
 
 import math
 from dataclasses import dataclass
@@ -19,22 +21,27 @@ _DAMPING = 1e-4
 
 @dataclass(frozen=True)
 class PerceptualPGD:
-    """Steps that raise the mean loss over draws the most for the distance in features that they cost (PPGD, Laidlaw et al., Section 4 and Appendix A).
+    """Steps that raise the mean loss over draws the most for the distance in features that they cost (PPGD, Laidlaw et
+    al., Section 4 and Appendix A).
 
-    With J the Jacobian of the features phi and g the gradient of the loss, a step is along (J^T J)^-1 g, found by conjugate gradients, and as long as moves
-    phi by the step size. Then the image is brought back into [0, 1] and, by bisection along the segment to the original, into the bound, so that no image
-    ever leaves it. (The paper's code brings it back by Newton steps, and differentiates the features numerically; here J v is exact, by differentiating
-    twice, and J^T J is damped by 1e-4 of its size along g, as features may not see every direction. It takes 5 conjugate gradient iterations; 20 cost calls
-    of the features alone and raised the loss of a linear model under features of two random convolutions by 60 %. It begins with noise; here only restarts do.)
+    With J the Jacobian of the features phi and g the gradient of the loss, a step is along (J^T J)^-1 g, found by
+    conjugate gradients, and as long as moves phi by the step size. Then the image is brought back into [0, 1] and, by
+    bisection along the segment to the original, into the bound, so that no image ever leaves it. (The paper's code
+    brings it back by Newton steps, and differentiates the features numerically; here J v is exact, by differentiating
+    twice, and J^T J is damped by 1e-4 of its size along g, as features may not see every direction. It takes 5
+    conjugate gradient iterations; 20 cost calls of the features alone and raised the loss of a linear model under
+    features of two random convolutions by 60 %. It begins with noise; here only restarts do.)
 
     Args:
-        threat: the bound: `FeatureDistance` in the features of a network (the paper: 0.5 in AlexNet's), or `lpips_distance`.
+        threat: the bound: `FeatureDistance` in the features of a network (the paper: 0.5 in AlexNet's), or
+            `lpips_distance`.
         iterations: steps per restart (the paper's evaluations: 40).
         eot: draws of the model per gradient.
         cg_iterations: conjugate gradient iterations per step (published: 5).
         step_size: in the units of |phi(x_adv) - phi(x)|; default twice its bound over the iterations, as published.
         loss: "margin" (as published), "ce" or "dlr".
-        restarts: independent runs, the first from the image itself, others from random points near it; the best is kept on fresh draws.
+        restarts: independent runs, the first from the image itself, others from random points near it; the best is kept
+            on fresh draws.
         stop_draws: as for `PGD`.
         batch_size: rows (images times draws) of one call of the model, and images of one call of the features.
     """
@@ -108,7 +115,9 @@ class _Steps:
 
 @torch.enable_grad()
 def _cheapest(threat: FeatureDistance, x: Tensor, gradient: Tensor, length: float, iterations: int) -> Tensor:
-    """The change of images (n, c, h, w) that moves phi by `length` and has the largest product with the gradient, to first order."""
+    """The change of images (n, c, h, w) that moves phi by `length` and has the largest product with the gradient, to
+    first order.
+    """
     x = x.detach().requires_grad_()
     phi = threat.embed(x)
     dual = torch.zeros_like(phi, requires_grad=True)
@@ -121,7 +130,10 @@ def _cheapest(threat: FeatureDistance, x: Tensor, gradient: Tensor, length: floa
         return torch.autograd.grad(phi, x, forward(v), retain_graph=True)[0].detach() + damping * v
 
     tiny = torch.finfo(x.dtype).tiny
-    damping = _DAMPING * (forward(gradient).square().sum(1) / _dot(gradient, gradient).flatten().clamp_min(tiny))[:, None, None, None]
+    damping = (
+        _DAMPING
+        * (forward(gradient).square().sum(1) / _dot(gradient, gradient).flatten().clamp_min(tiny))[:, None, None, None]
+    )
     solution, residual, direction = torch.zeros_like(gradient), gradient, gradient
     size = _dot(residual, residual)
     for _ in range(iterations):

@@ -1,4 +1,6 @@
-"""ReColorAdv (Laidlaw & Feizi 2019, arXiv 1906.00001): one function of colour for all pixels of an image, on the expected loss of a random model."""
+"""ReColorAdv (Laidlaw & Feizi 2019, arXiv 1906.00001): one function of colour for all pixels of an image, on the
+expected loss of a random model.
+"""
 
 import math
 from dataclasses import dataclass
@@ -15,12 +17,15 @@ from attacks.randomness import mix, uniform
 from attacks.restarts import attack_along, largest_factor
 
 _START = 0
-_TO_XYZ = ((0.4124, 0.3576, 0.1805), (0.2126, 0.7152, 0.0722), (0.0193, 0.1192, 0.9505))  # linear sRGB to CIE XYZ, white point D65 (IEC 61966-2-1)
+# linear sRGB to CIE XYZ, white point D65 (IEC 61966-2-1)
+_TO_XYZ = ((0.4124, 0.3576, 0.1805), (0.2126, 0.7152, 0.0722), (0.0193, 0.1192, 0.9505))
 _WHITE = (0.1978, 0.4683)  # u', v' of D65
 
 
 def to_luv(rgb: Tensor) -> Tensor:
-    """CIE 1976 L*u*v* of sRGB images (n, 3, h, w) in [0, 1], scaled as in the paper's code: (L / 100, (u + 100) / 200, (v + 100) / 200)."""
+    """CIE 1976 L*u*v* of sRGB images (n, 3, h, w) in [0, 1], scaled as in the paper's code: (L / 100, (u + 100) / 200,
+    (v + 100) / 200).
+    """
     linear = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb.clamp_min(0.04) + 0.055) / 1.055) ** 2.4)
     x, y, z = torch.einsum("ij,njhw->nihw", rgb.new_tensor(_TO_XYZ), linear).unbind(1)
     light = torch.where(y <= (6 / 29) ** 3, (29 / 3) ** 3 * y, 116 * y.clamp_min(1e-4) ** (1 / 3) - 16)
@@ -41,7 +46,8 @@ def to_rgb(luv: Tensor) -> Tensor:
 
 
 def recolor(x: Tensor, change: Tensor) -> Tensor:
-    """Images whose colours, in CIELUV, are moved by a function given on a grid of colours and interpolated trilinearly; may leave [0, 1].
+    """Images whose colours, in CIELUV, are moved by a function given on a grid of colours and interpolated trilinearly;
+    may leave [0, 1].
 
     Args:
         x: (n, 3, h, w) sRGB in [0, 1].
@@ -80,9 +86,10 @@ class ColorChange:
 class ReColorAdv:
     """A smooth function of colour that raises the mean loss over draws, by Adam steps clipped to the bound.
 
-    As published: CIELUV, a grid of 16 x 32 x 32 colours, bound 0.06 in each channel, 100 steps of 0.001, margin loss minus 0.0036 / bound times the sum of
-    differences between neighbours of the grid. Colours that leave sRGB are clipped; where that moves a pixel beyond the bound, the whole change of its image
-    is shortened at the end (the published code clips the grid instead).
+    As published: CIELUV, a grid of 16 x 32 x 32 colours, bound 0.06 in each channel, 100 steps of 0.001, margin loss
+    minus 0.0036 / bound times the sum of differences between neighbours of the grid. Colours that leave sRGB are
+    clipped; where that moves a pixel beyond the bound, the whole change of its image is shortened at the end (the
+    published code clips the grid instead).
 
     Args:
         bound: largest change of a grid point in each of L*, u* and v*, in the scale of `to_luv`.
@@ -92,7 +99,8 @@ class ReColorAdv:
         smoothness: weight of the differences between neighbours; default 0.0036 / bound; 0: none.
         resolution: grid points along L*, u* and v*.
         loss: "margin", "ce" or "dlr".
-        restarts: independent runs, the first from the image itself, others from random shifts of all colours; the best is kept on fresh draws.
+        restarts: independent runs, the first from the image itself, others from random shifts of all colours; the best
+            is kept on fresh draws.
         stop_draws: as for `PGD`.
         batch_size: rows (images times draws) of one call of the model, halved where memory runs out.
     """
@@ -137,14 +145,18 @@ class ReColorAdv:
         *,
         targets: Tensor | None = None,
     ) -> Tensor:
-        """Adversarial images; arguments and errors as for `PGD`, but for `start`: an image does not tell the function that made it.
+        """Adversarial images; arguments and errors as for `PGD`, but for `start`: an image does not tell the function
+        that made it.
 
         Raises:
             ValueError: images that are not RGB.
         """
         check_inputs(x, y, keys)
         if x.shape[1] != 3:
-            raise ValueError(f"ReColorAdv changes the colours of RGB images, x has {x.shape[1]} channel{'s' if x.shape[1] != 1 else ''}: use StAdv or a norm")
+            raise ValueError(
+                f"ReColorAdv changes the colours of RGB images, x has {x.shape[1]}"
+                f" channel{'s' if x.shape[1] != 1 else ''}: use StAdv or a norm"
+            )
         weight = 0.0036 / self.bound if self.smoothness is None else self.smoothness
 
         def path(rows: Tensor, run_keys: Tensor, restart: int) -> AdamPath:
@@ -160,7 +172,10 @@ class ReColorAdv:
             )
 
         def examine(parameters: Parameters, of: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-            return weight * _roughness(parameters[0]), self.threat.distance(images.detach().clamp(0, 1), of) <= self.bound
+            return (
+                weight * _roughness(parameters[0]),
+                self.threat.distance(images.detach().clamp(0, 1), of) <= self.bound,
+            )
 
         return attack_along(self, model, x, y, keys, progress, targets, path)
 
@@ -173,7 +188,9 @@ class ReColorAdv:
 
 
 def _roughness(change: Tensor) -> Tensor:
-    """(n,): the sum over neighbouring grid points, each pair counted from both sides, of the distance between their changes."""
+    """(n,): the sum over neighbouring grid points, each pair counted from both sides, of the distance between their
+    changes.
+    """
     total = change.new_zeros(len(change))
     for dimension in (2, 3, 4):
         total = total + 2 * (change.diff(dim=dimension).square().sum(1) + 1e-10).sqrt().sum((1, 2, 3))

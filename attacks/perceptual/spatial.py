@@ -1,4 +1,6 @@
-"""Spatially transformed adversarial examples (Xiao et al. 2018, arXiv 1801.02612) on the expected loss of a random model."""
+"""Spatially transformed adversarial examples (Xiao et al. 2018, arXiv 1801.02612) on the expected loss of a random
+model.
+"""
 
 import math
 from dataclasses import dataclass
@@ -23,8 +25,9 @@ def warp(x: Tensor, flow: Tensor) -> Tensor:
 
     Args:
         x: (n, c, h, w).
-        flow: (n, h, w, 2), horizontal then vertical, in the units of an affine grid: the image is 2 wide and 2 high, a pixel 2 / w and 2 / h. Places beyond
-            the image's edge are moved onto it; there, half a pixel outside of the last pixel's centre, the image has faded half to black.
+        flow: (n, h, w, 2), horizontal then vertical, in the units of an affine grid: the image is 2 wide and 2 high, a
+            pixel 2 / w and 2 / h. Places beyond the image's edge are moved onto it; there, half a pixel outside of the
+            last pixel's centre, the image has faded half to black.
 
     Returns:
         (n, c, h, w).
@@ -36,16 +39,20 @@ def warp(x: Tensor, flow: Tensor) -> Tensor:
 
 
 def roughness(flow: Tensor) -> Tensor:
-    """(n,): the flow loss of Xiao et al. (eq. 4) of flows (n, h, w, 2): over all pixels and their four neighbours, the length of the flow's difference."""
+    """(n,): the flow loss of Xiao et al. (eq. 4) of flows (n, h, w, 2): over all pixels and their four neighbours, the
+    length of the flow's difference.
+    """
     total = flow.new_zeros(len(flow))
     for dimension in (1, 2):
-        total = total + 2 * (flow.diff(dim=dimension).square().sum(-1) + 1e-10).sqrt().sum((1, 2))  # each pair of neighbours is counted from both
+        # each pair of neighbours is counted from both
+        total = total + 2 * (flow.diff(dim=dimension).square().sum(-1) + 1e-10).sqrt().sum((1, 2))
     return total
 
 
 @dataclass(frozen=True)
 class Flow:
-    """Images whose pixels moved by at most `epsilon` in each direction, in the units of an affine grid: the image is 2 wide, so 0.05 is 0.8 of 32 pixels.
+    """Images whose pixels moved by at most `epsilon` in each direction, in the units of an affine grid: the image is 2
+    wide, so 0.05 is 0.8 of 32 pixels.
 
     Args:
         epsilon: largest component of the flow; positive.
@@ -59,10 +66,12 @@ class Flow:
 
     @torch.no_grad()
     def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """(n,): a lower bound on the flow that turns `x` into `x_adv`, tight to 1 %; infinity where none up to 2 epsilon does.
+        """(n,): a lower bound on the flow that turns `x` into `x_adv`, tight to 1 %; infinity where none up to 2
+        epsilon does.
 
-        A flow cannot be read off two images, but every pixel must lie between the least and the greatest value that its channel takes in reach of the flow:
-        the smallest reach for which all pixels do is returned. No image of this threat is farther than `epsilon`.
+        A flow cannot be read off two images, but every pixel must lie between the least and the greatest value that its
+        channel takes in reach of the flow: the smallest reach for which all pixels do is returned. No image of this
+        threat is farther than `epsilon`.
         """
         smallest, largest = x.new_zeros(len(x)), x.new_full((len(x),), _REACH * self.epsilon)
         at_rest = (x_adv - x).abs().flatten(1).amax(1) <= _TOLERANCE
@@ -71,7 +80,9 @@ class Flow:
             middle = (smallest + largest) / 2
             inside = _in_reach(x_adv, x, middle)
             smallest, largest = torch.where(inside, smallest, middle), torch.where(inside, middle, largest)
-        return torch.where(at_rest, torch.zeros_like(smallest), torch.where(reachable, smallest, torch.full_like(smallest, torch.inf)))
+        return torch.where(
+            at_rest, torch.zeros_like(smallest), torch.where(reachable, smallest, torch.full_like(smallest, torch.inf))
+        )
 
     def __str__(self) -> str:
         return f"StAdv {self.epsilon:g}"
@@ -81,14 +92,22 @@ _TOLERANCE = 1e-5  # of pixels, for rounding
 
 
 def _in_reach(x_adv: Tensor, x: Tensor, reach: Tensor) -> Tensor:
-    """(n,) bool: whether every pixel of `x_adv` lies within what `x` takes in reach (n,) of it: a bilinear image has its extremes at pixels and corners."""
+    """(n,) bool: whether every pixel of `x_adv` lies within what `x` takes in reach (n,) of it: a bilinear image has
+    its extremes at pixels and corners.
+    """
     low, high = x.clone(), x.clone()
     h, w = x.shape[2:]
     steps = [int(float(reach.max()) * size / 2) for size in (w, h)]
     across, down = ([*range(-most, most + 1), -math.inf, math.inf] for most in steps)
     for right in across:
         for below in down:
-            shift = torch.stack([(reach.new_full(reach.shape, 2 * offset / size)).clamp(-reach, reach) for offset, size in ((right, w), (below, h))], -1)
+            shift = torch.stack(
+                [
+                    (reach.new_full(reach.shape, 2 * offset / size)).clamp(-reach, reach)
+                    for offset, size in ((right, w), (below, h))
+                ],
+                -1,
+            )
             moved = warp(x, shift[:, None, None, :].expand(-1, h, w, -1))
             low, high = torch.minimum(low, moved), torch.maximum(high, moved)
     return ((x_adv >= low - _TOLERANCE) & (x_adv <= high + _TOLERANCE)).flatten(1).all(1)
@@ -96,10 +115,12 @@ def _in_reach(x_adv: Tensor, x: Tensor, reach: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class StAdv:
-    """A flow of at most `bound` that raises the mean loss over draws minus `smoothness` times the flow's roughness, by Adam steps clipped to the bound.
+    """A flow of at most `bound` that raises the mean loss over draws minus `smoothness` times the flow's roughness, by
+    Adam steps clipped to the bound.
 
-    The setting of DiffPure (Nie et al. 2022, arXiv 2205.07460), after Laidlaw & Feizi's code (arXiv 1906.00001): bound 0.05, 100 steps of 0.01, EOT 20,
-    margin loss, weight 0.0025 / bound, coordinates clipped to the image. Xiao et al. themselves set no bound and use L-BFGS.
+    The setting of DiffPure (Nie et al. 2022, arXiv 2205.07460), after Laidlaw & Feizi's code (arXiv 1906.00001): bound
+    0.05, 100 steps of 0.01, EOT 20, margin loss, weight 0.0025 / bound, coordinates clipped to the image. Xiao et al.
+    themselves set no bound and use L-BFGS.
 
     Args:
         bound: largest component of the flow, in the units of an affine grid (the image is 2 wide and 2 high).
@@ -108,7 +129,8 @@ class StAdv:
         step_size: Adam's, in the units of the bound.
         smoothness: weight of `roughness`; default 0.0025 / bound; 0: none.
         loss: "margin", "ce" or "dlr".
-        restarts: independent runs, the first from the image itself, others from random shifts; the best is kept on fresh draws.
+        restarts: independent runs, the first from the image itself, others from random shifts; the best is kept on
+            fresh draws.
         stop_draws: as for `PGD`.
         batch_size: rows (images times draws) of one call of the model, halved where memory runs out.
     """
@@ -150,7 +172,9 @@ class StAdv:
         *,
         targets: Tensor | None = None,
     ) -> Tensor:
-        """Adversarial images; arguments and errors as for `PGD`, but for `start`: an image does not tell the flow that made it."""
+        """Adversarial images; arguments and errors as for `PGD`, but for `start`: an image does not tell the flow that
+        made it.
+        """
         weight = 0.0025 / self.bound if self.smoothness is None else self.smoothness
 
         def path(rows: Tensor, run_keys: Tensor, restart: int) -> AdamPath:

@@ -1,4 +1,6 @@
-"""Attacks along gradients that are estimated from answers: SPSA (Uesato et al. 2018, arXiv 1802.05666) and NES (Ilyas et al. 2018, arXiv 1804.08598)."""
+"""Attacks along gradients that are estimated from answers: SPSA (Uesato et al. 2018, arXiv 1802.05666) and NES (Ilyas
+et al. 2018, arXiv 1804.08598).
+"""
 
 import math
 from dataclasses import dataclass
@@ -23,13 +25,16 @@ _START, _DIRECTION, _DRAW = range(3)  # what an attack's randomness is for
 class SPSA:
     """Projected Adam steps along finite differences of the mean loss in `samples` random directions v.
 
-    Estimate: the mean of (L(x + delta v) - L(x - delta v)) / (2 delta) v (Uesato et al., Algorithm 1; Ilyas et al., Section 2.1, with antithetic samples).
-    Both sides of a difference are seen under the same draws of a random model, and every direction under draws of its own: what the draws have in common
-    cancels, and `eot=1` already averages over as many draws as there are directions. Points beyond [0, 1] are clipped, as a query must be an image.
-    A step costs 2 * samples * eot queries an image. Under L2 Adam keeps one second moment for the image: one a coordinate turns steps into sign steps.
+    Estimate: the mean of (L(x + delta v) - L(x - delta v)) / (2 delta) v (Uesato et al., Algorithm 1; Ilyas et al.,
+    Section 2.1, with antithetic samples). Both sides of a difference are seen under the same draws of a random model,
+    and every direction under draws of its own: what the draws have in common cancels, and `eot=1` already averages over
+    as many draws as there are directions. Points beyond [0, 1] are clipped, as a query must be an image. A step costs 2
+    * samples * eot queries an image. Under L2 Adam keeps one second moment for the image: one a coordinate turns steps
+    into sign steps.
 
-    On linear models of 108 pixels it reaches 90 % of the optimum in 4000 queries an image under Linf and L2, with either estimator, and in 8500 where every
-    draw adds noise of the gradient's own size to the gradient; the tests hold it to that.
+    On linear models of 108 pixels it reaches 90 % of the optimum in 4000 queries an image under Linf and L2, with
+    either estimator, and in 8500 where every draw adds noise of the gradient's own size to the gradient; the tests hold
+    it to that.
 
     Args:
         threat: `Linf` or `L2`.
@@ -37,12 +42,15 @@ class SPSA:
         samples: directions per step (Uesato et al.: 128 and more; Ilyas et al.: 25 pairs).
         eot: draws of the model for each direction.
         estimator: "spsa" (signs) or "nes" (normals).
-        delta: half the distance of the two points of a difference; default 0.01 for SPSA and 0.001 for NES, as published.
-        step_size: Adam's, in the units of pixels; default 4 epsilon / iterations under Linf, and that over the square root of the pixels under L2
-            (Uesato et al.: 0.01, for steps many times more).
+        delta: half the distance of the two points of a difference; default 0.01 for SPSA and 0.001 for NES, as
+            published.
+        step_size: Adam's, in the units of pixels; default 4 epsilon / iterations under Linf, and that over the square
+            root of the pixels under L2 (Uesato et al.: 0.01, for steps many times more).
         loss: "margin" (as published for SPSA), "ce" or "dlr".
-        restarts: independent runs, the first from the image itself, others from random points; the best is kept on fresh draws.
-        stop_draws: an image leaves, as it is, once `eot` draws and then so many fresh ones all reach the goal; 0: never.
+        restarts: independent runs, the first from the image itself, others from random points; the best is kept on
+            fresh draws.
+        stop_draws: an image leaves, as it is, once `eot` draws and then so many fresh ones all reach the goal; 0:
+            never.
         batch_size: rows (points times draws) of one call of the model, halved where memory runs out.
     """
 
@@ -94,7 +102,10 @@ class SPSA:
                 rate /= math.sqrt(images[0].numel())
             begin = images if start is None else start[rows]
             if restart:
-                begin = self.threat.project(images + self.threat.random_start(uniform(mix(run_keys, _START), tuple(x.shape[1:]), x.dtype)), images)
+                begin = self.threat.project(
+                    images + self.threat.random_start(uniform(mix(run_keys, _START), tuple(x.shape[1:]), x.dtype)),
+                    images,
+                )
             return AdamPath(
                 images,
                 [begin],
@@ -122,7 +133,11 @@ class SPSA:
                 up, down = expectation.loss(both, draws.repeat(2), LOSSES[self.loss], rows.repeat(2 * count)).chunk(2)
                 estimate += (((up - down) / (2 * delta))[:, None, None, None] * v).unflatten(0, (count, len(x))).sum(0)
                 mean += ((up + down) / 2).unflatten(0, (count, len(x))).sum(0)
-            success = expectation.success(x, mix(keys, _DRAW, self.samples), rows) if self.stop_draws else torch.zeros_like(mean)
+            success = (
+                expectation.success(x, mix(keys, _DRAW, self.samples), rows)
+                if self.stop_draws
+                else torch.zeros_like(mean)
+            )
             return estimate / self.samples, mean / self.samples, success
 
         return gradient

@@ -17,7 +17,8 @@ from attacks.threats import L2, Linf, Threat
 
 _START, _PROPOSE, _ANSWER, _STOP = range(4)  # what an attack's randomness is for
 _LEAST, _MOST = 4, 64  # draws before a random model's proposal is taken, and before it is given up
-_SURE = {"logits": 2.0, "labels": 1.0}  # standard errors of a gain that is taken; one of labels then needs two draws more that are wrong
+# standard errors of a gain that is taken; one of labels then needs two draws more that are wrong
+_SURE = {"logits": 2.0, "labels": 1.0}
 _WORST = -1e6  # the score of a NaN: finite, so that differences are
 _HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)  # shares of the budget after which p is halved
 
@@ -26,26 +27,33 @@ _HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)  # shares of the
 class Square:
     """Proposes a change in one square at a time and keeps it where the model's answers get worse.
 
-    Squares, signs and the schedule of their size are the paper's (Algorithms 1 to 3; p is halved at 0.1, 0.5, 2, 5, 10, 20, 40, 60 and 80 % of the budget).
-    Three things differ. Squares reach the last row and column. Under L2, where squares stop shrinking at 3 pixels, the change within them goes on shrinking
-    with the schedule: the paper's form gets stuck, at 75 % of the optimum of a linear model of 64 pixels where this one reaches 90 % in 1000 queries.
-    And a random model's proposal is compared with its incumbent on the same fresh draws (differences of a defence under the same noise vary less than its
-    answers), look by look: it is given up once its mean gain is not positive, and taken once it has seen at least 4 draws and the mean gain is 2 standard
-    errors (with labels: 1). A rule without the standard errors takes nearly as many steps back as forward: behind noise of 3 times the signal it got to 40 %
-    of the optimum of a linear model in 4000 queries, this one to 65 %. What was found is judged once more, against where the search began, on fresh draws.
+    Squares, signs and the schedule of their size are the paper's (Algorithms 1 to 3; p is halved at 0.1, 0.5, 2, 5, 10,
+    20, 40, 60 and 80 % of the budget). Three things differ. Squares reach the last row and column. Under L2, where
+    squares stop shrinking at 3 pixels, the change within them goes on shrinking with the schedule: the paper's form
+    gets stuck, at 75 % of the optimum of a linear model of 64 pixels where this one reaches 90 % in 1000 queries. And a
+    random model's proposal is compared with its incumbent on the same fresh draws (differences of a defence under the
+    same noise vary less than its answers), look by look: it is given up once its mean gain is not positive, and taken
+    once it has seen at least 4 draws and the mean gain is 2 standard errors (with labels: 1). A rule without the
+    standard errors takes nearly as many steps back as forward: behind noise of 3 times the signal it got to 40 % of the
+    optimum of a linear model in 4000 queries, this one to 65 %. What was found is judged once more, against where the
+    search began, on fresh draws.
 
-    On linear models it reaches 90 % of the optimum in 1000 queries: of 108 pixels under Linf, of 49 under L2; the tests hold it to that.
+    On linear models it reaches 90 % of the optimum in 1000 queries: of 108 pixels under Linf, of 49 under L2; the tests
+    hold it to that.
 
     Args:
         threat: `Linf` or `L2`.
-        queries: images sent to the model for each image and restart, every draw counted, those that stop or choose included.
+        queries: images sent to the model for each image and restart, every draw counted, those that stop or choose
+            included.
         eot: draws of the model in each look.
-        answers: "logits": the mean margin over the draws is raised. "labels": only predicted labels are read, and the share of wrong draws is raised; a
-            proposal with the same answers is taken where it costs nothing (a random model: while all draws are right; else: until the goal is reached),
-            which is how the search crosses plateaus.
+        answers: "logits": the mean margin over the draws is raised. "labels": only predicted labels are read, and the
+            share of wrong draws is raised; a proposal with the same answers is taken where it costs nothing (a random
+            model: while all draws are right; else: until the goal is reached), which is how the search crosses
+            plateaus.
         p: share of the pixels in the first square.
         restarts: independent runs; the best is kept on fresh draws.
-        stop_draws: an image leaves, as it is, once all `eot` draws of an answer and then so many fresh draws reach the goal; 0: never.
+        stop_draws: an image leaves, as it is, once all `eot` draws of an answer and then so many fresh draws reach the
+            goal; 0: never.
         batch_size: rows (images times draws) of one call of the model, halved where memory runs out.
     """
 
@@ -93,11 +101,23 @@ class Square:
         choice = judge(expectation, x)
         needed = 2 * self.eot + (2 if self.restarts == 1 else 3) * choice.draws
         if self.queries < needed:
-            raise ValueError(f"queries must be at least {needed} with eot={self.eot} and restarts={self.restarts} on this model, got {self.queries}")
+            raise ValueError(
+                f"queries must be at least {needed} with eot={self.eot} and restarts={self.restarts} on this model, got"
+                f" {self.queries}"
+            )
 
         def run(rows: Tensor, run_keys: Tensor, restart: int) -> tuple[list[Tensor], Tensor]:
             begin = start[rows] if restart == 0 and start is not None else self._begin(x[rows], run_keys)
-            found, broken = self._run(expectation, x[rows], begin, run_keys, rows, self.queries - (3 if restart else 2) * choice.draws, restart, progress)
+            found, broken = self._run(
+                expectation,
+                x[rows],
+                begin,
+                run_keys,
+                rows,
+                self.queries - (3 if restart else 2) * choice.draws,
+                restart,
+                progress,
+            )
             return [begin, found], broken
 
         return best_of(run, self.restarts, len(x), choice, x, keys)
@@ -106,17 +126,36 @@ class Square:
         """Vertical stripes (Linf) or a chessboard of bumps (L2)."""
         n, c, h, w = x.shape
         if isinstance(self.threat, Linf):
-            return self.threat.project(x + self.threat.epsilon * _signs(uniform(mix(keys, _START), (c, 1, w), x.dtype)), x)
+            return self.threat.project(
+                x + self.threat.epsilon * _signs(uniform(mix(keys, _START), (c, 1, w), x.dtype)), x
+            )
         side = max(min(h, w) // 5, 1)
         tiles = -(-h // side), -(-w // side)
-        signs = _signs(uniform(mix(keys, _START), (c, *tiles), x.dtype)).repeat_interleave(side, 2).repeat_interleave(side, 3)[..., :h, :w]
-        turned = uniform(mix(keys, _START, 1), tiles, x.dtype).repeat_interleave(side, 1).repeat_interleave(side, 2)[:, :h, :w] > 0.5
+        signs = (
+            _signs(uniform(mix(keys, _START), (c, *tiles), x.dtype))
+            .repeat_interleave(side, 2)
+            .repeat_interleave(side, 3)[..., :h, :w]
+        )
+        turned = (
+            uniform(mix(keys, _START, 1), tiles, x.dtype)
+            .repeat_interleave(side, 1)
+            .repeat_interleave(side, 2)[:, :h, :w]
+            > 0.5
+        )
         tile = _bump(side).to(x).repeat(tiles)[:h, :w], _bump(side).T.to(x).repeat(tiles)[:h, :w]
         bumps = torch.where(turned, tile[1], tile[0])
         return self.threat.project(x + self.threat.epsilon * self.threat.direction(signs * bumps[:, None]), x)
 
     def _run(
-        self, expectation: Expectation, x: Tensor, begin: Tensor, keys: Tensor, rows: Tensor, budget: int, restart: int, progress: Progress | None
+        self,
+        expectation: Expectation,
+        x: Tensor,
+        begin: Tensor,
+        keys: Tensor,
+        rows: Tensor,
+        budget: int,
+        restart: int,
+        progress: Progress | None,
     ) -> tuple[Tensor, Tensor]:
         """The last incumbents (n, c, h, w), and (n,) bool: which of them left as broken."""
         random = is_random(expectation.model, x) or self.eot > 1
@@ -133,15 +172,29 @@ class Square:
                 return found, broken
             step += 1
             new = active[looks.count[active] == 0]
-            proposals[new] = self._propose(x[new], found[new], spent[new] / self.queries, mix(keys[new], _PROPOSE, step))
+            proposals[new] = self._propose(
+                x[new], found[new], spent[new] / self.queries, mix(keys[new], _PROPOSE, step)
+            )
             draws = mix(keys[active], _ANSWER, step)
             after, success = self._answers(expectation, proposals[active], draws, rows[active])
-            before = self._answers(expectation, found[active], draws, rows[active])[0] if random else score[active][None]
+            before = (
+                self._answers(expectation, found[active], draws, rows[active])[0] if random else score[active][None]
+            )
             spent[active] += (1 + random) * self.eot
             better, done = looks.decide(active, after, before, success, random, self.answers)
             chosen = active[better]
             found[chosen], score[chosen] = proposals[chosen], after.mean(0)[better]
-            broken[chosen] = self._stops(expectation, found[chosen], looks.success[chosen], keys[chosen], rows[chosen], step, budget, spent, chosen)
+            broken[chosen] = self._stops(
+                expectation,
+                found[chosen],
+                looks.success[chosen],
+                keys[chosen],
+                rows[chosen],
+                step,
+                budget,
+                spent,
+                chosen,
+            )
             looks.forget(active[done])
             if progress is not None:
                 progress(restart * self.queries + int(spent.max()), self.restarts * self.queries)
@@ -155,14 +208,19 @@ class Square:
             return torch.stack([reached if self.answers == "labels" else margins, reached], 1)
 
         draws = torch.cat([mix(keys, draw) for draw in range(self.eot)])
-        both = expectation.loss(images.repeat(self.eot, 1, 1, 1), draws, answers, rows.repeat(self.eot), draws=1).unflatten(0, (self.eot, len(rows)))
+        both = expectation.loss(
+            images.repeat(self.eot, 1, 1, 1), draws, answers, rows.repeat(self.eot), draws=1
+        ).unflatten(0, (self.eot, len(rows)))
         return both[..., 0].nan_to_num(_WORST, -_WORST, _WORST), both[..., 1].mean(0)
 
     def _stops(
-        self, expectation: Expectation, images: Tensor, success: Tensor, keys: Tensor, rows: Tensor, step: int, budget: int, spent: Tensor,
+        self, expectation: Expectation, images: Tensor, success: Tensor,
+        keys: Tensor, rows: Tensor, step: int, budget: int, spent: Tensor,
         which: Tensor | slice = slice(None),
     ) -> Tensor:  # fmt: skip
-        """(n,) bool: images that fresh draws confirm as broken, as far as the budget of each allows; adds to `spent[which]`."""
+        """(n,) bool: images that fresh draws confirm as broken, as far as the budget of each allows; adds to
+        `spent[which]`.
+        """
         if not self.stop_draws:
             return torch.zeros_like(success, dtype=torch.bool)
         success = success * (spent[which] + self.stop_draws <= budget)
@@ -185,7 +243,9 @@ class Square:
         side = (side.round().long().clamp_min(3) | 1).clamp_max((min(h, w) - 1) | 1)
         return self._propose_l2(x, found, side, weight, draws[:, c:], signs)
 
-    def _propose_l2(self, x: Tensor, found: Tensor, side: Tensor, weight: Tensor, draws: Tensor, signs: Tensor) -> Tensor:
+    def _propose_l2(
+        self, x: Tensor, found: Tensor, side: Tensor, weight: Tensor, draws: Tensor, signs: Tensor
+    ) -> Tensor:
         """Moves the norm of one window into another, as a bump on top of what is there (Algorithm 3)."""
         h, w = x.shape[2:]
         delta, tiny = found - x, torch.finfo(x.dtype).tiny
@@ -197,7 +257,12 @@ class Square:
         new = new + old / _length(old).clamp_min(1e-12)
         spare = (self.threat.epsilon**2 - delta.square().sum((1, 2, 3), keepdim=True)).clamp_min(0) / x.shape[1]
         rest = torch.where(second, (1 - weight) * delta, delta)
-        length = (spare + (delta.square() - torch.where(first, 0.0, rest.square())).where(first | second, 0.0).sum((2, 3), keepdim=True)).sqrt()
+        length = (
+            spare
+            + (delta.square() - torch.where(first, 0.0, rest.square()))
+            .where(first | second, 0.0)
+            .sum((2, 3), keepdim=True)
+        ).sqrt()
         delta = torch.where(first, new / _length(new).clamp_min(tiny) * length, rest)
         return self.threat.project(x + self.threat.epsilon * self.threat.direction(delta), x)
 
@@ -213,8 +278,12 @@ class _Looks:
         """(n,): the share of all draws of the proposal that reached the goal."""
         return self._reached / self.count
 
-    def decide(self, active: Tensor, after: Tensor, before: Tensor, success: Tensor, random: bool, answers: str) -> tuple[Tensor, Tensor]:
-        """(m,) bool: which proposals are taken, and which are decided upon, from scores (draws, m) of proposal and incumbent under the same draws."""
+    def decide(
+        self, active: Tensor, after: Tensor, before: Tensor, success: Tensor, random: bool, answers: str
+    ) -> tuple[Tensor, Tensor]:
+        """(m,) bool: which proposals are taken, and which are decided upon, from scores (draws, m) of proposal and
+        incumbent under the same draws.
+        """
         difference, ties = after - before, answers == "labels"
         self.count[active] += len(after)
         self._sum[active] += difference.sum(0)
@@ -245,7 +314,9 @@ def _length(x: Tensor) -> Tensor:
 
 
 def _window(draws: Tensor, side: Tensor, h: int, w: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Squares of sides (n,) placed by uniforms (n, 2): (n, 1, h, w) bool: inside; rows and columns counted from their corners, (n, h, 1) and (n, 1, w)."""
+    """Squares of sides (n,) placed by uniforms (n, 2): (n, 1, h, w) bool: inside; rows and columns counted from their
+    corners, (n, h, 1) and (n, 1, w).
+    """
     top, left = ((draws[:, i] * (size - side + 1)).long() for i, size in enumerate((h, w)))
     row = torch.arange(h, device=draws.device)[None, :, None] - top[:, None, None]
     column = torch.arange(w, device=draws.device)[None, None] - left[:, None, None]
@@ -272,9 +343,12 @@ def _bumps(row: Tensor, column: Tensor, side: Tensor, turned: Tensor) -> Tensor:
 
 @lru_cache(maxsize=1024)
 def _bump(side: int) -> Tensor:
-    """(side, side) float64: two peaks of unit length and opposite sign, one above the other; a peak is a sum of growing squares, the k-th 1 / k^2 high."""
+    """(side, side) float64: two peaks of unit length and opposite sign, one above the other; a peak is a sum of growing
+    squares, the k-th 1 / k^2 high.
+    """
     steps = side // 2 + 1
-    heights = (1 / torch.arange(1, steps + 1).double().square()).flip(0).cumsum(0).flip(0)  # at the distance d from the middle: from the d-th square on
+    # at the distance d from the middle: from the d-th square on
+    heights = (1 / torch.arange(1, steps + 1).double().square()).flip(0).cumsum(0).flip(0)
     halves = []
     for height, sign in ((side // 2, 1), (side - side // 2, -1)):
         row, column = (torch.arange(height) - height // 2).abs(), (torch.arange(side) - side // 2).abs()

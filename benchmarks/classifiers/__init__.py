@@ -9,7 +9,15 @@ from torch import nn
 
 from benchmarks.classifiers import packaged
 from benchmarks.classifiers.checks import check_logits
-from benchmarks.classifiers.packaged import ARCHITECTURES, KIND, SmallResNet, build, find_classifier, packaged_classifiers, save_classifier
+from benchmarks.classifiers.packaged import (
+    ARCHITECTURES,
+    KIND,
+    SmallResNet,
+    build,
+    find_classifier,
+    packaged_classifiers,
+    save_classifier,
+)
 from benchmarks.classifiers.preprocessing import Preprocessed
 from benchmarks.classifiers.request import SOURCES, Request, fixed_seed
 from purify.zoo.checkpoint import CheckpointError
@@ -31,12 +39,17 @@ __all__ = [
 
 
 def load_classifier(
-    name: str | os.PathLike[str], dataset: str | None = None, threat: str | None = None, weights: str | os.PathLike[str] | None = None
+    name: str | os.PathLike[str],
+    dataset: str | None = None,
+    threat: str | None = None,
+    weights: str | os.PathLike[str] | None = None,
 ) -> nn.Module:
-    """A frozen classifier in evaluation mode, float32, on the CPU: images (b, c, h, w) in [0, 1] -> logits (b, classes).
+    """A frozen classifier in evaluation mode, float32, on the CPU: images (b, c, h, w) in [0, 1] -> logits (b,
+    classes).
 
-    Its preprocessing (normalisation, resize, crop) is part of it. Nothing is downloaded, and no pickle is executed: weights that are not there, or
-    carry code, are an error that says where they come from and where to put them, below $PURIFY_MODELS or ~/.cache/purify/models.
+    Its preprocessing (normalisation, resize, crop) is part of it. Nothing is downloaded, and no pickle is executed:
+    weights that are not there, or carry code, are an error that says where they come from and where to put them, below
+    $PURIFY_MODELS or ~/.cache/purify/models.
 
     Args:
         name: one of
@@ -44,13 +57,15 @@ def load_classifier(
             - "robustbench:NAME", with `dataset` and `threat`: what `robustbench.utils.load_model` gives;
             - "timm:NAME" and "torchvision:NAME": the libraries' models behind their own evaluation transforms;
             - "pyautoattack:resnet18": the CIFAR-10 network in the package pyautoattack;
-            - "diffpure:NAME": classifiers of DiffPure's paper that RobustBench does not have, see `benchmarks.classifiers.from_diffpure`;
-            - "module:path.to.module:factory" or "module:path/to/file.py:factory": your own code, which runs: a function without arguments that
-              returns a module from images in [0, 1] to logits.
+            - "diffpure:NAME": classifiers of DiffPure's paper that RobustBench does not have, see
+              `benchmarks.classifiers.from_diffpure`;
+            - "module:path.to.module:factory" or "module:path/to/file.py:factory": your own code, which runs: a function
+              without arguments that returns a module from images in [0, 1] to logits.
         dataset: for "robustbench:": "cifar10", "cifar100" or "imagenet".
         threat: for "robustbench:": "Linf", "L2" or "corruptions".
-        weights: for "torchvision:" a version, by default "IMAGENET1K_V1": the oldest, which published evaluations such as DiffPure's use; for "timm:"
-            and "torchvision:" a file (.pth or .safetensors); "random" gives random weights, always the same ones, for tests and dry runs.
+        weights: for "torchvision:" a version, by default "IMAGENET1K_V1": the oldest, which published evaluations such
+            as DiffPure's use; for "timm:" and "torchvision:" a file (.pth or .safetensors); "random" gives random
+            weights, always the same ones, for tests and dry runs.
 
     Raises:
         CheckpointError: unknown name, or weights that are not there or cannot be used.
@@ -62,7 +77,9 @@ def load_classifier(
     return model.requires_grad_(False).eval().float().cpu()
 
 
-def _resolve(name: str | os.PathLike[str], dataset: str | None, threat: str | None, weights: str | os.PathLike[str] | None) -> tuple[ModuleType, Request]:
+def _resolve(
+    name: str | os.PathLike[str], dataset: str | None, threat: str | None, weights: str | os.PathLike[str] | None
+) -> tuple[ModuleType, Request]:
     """The module that answers for the source, and what it is asked for."""
     name = os.fspath(name)
     source, colon, rest = name.partition(":")
@@ -78,6 +95,7 @@ def _resolve(name: str | os.PathLike[str], dataset: str | None, threat: str | No
 def source_module(source: str) -> ModuleType:
     """The module that answers for one of `SOURCES`."""
     with warnings.catch_warnings():
-        for message in ("pkg_resources is deprecated", "`torch.jit.interface` is deprecated"):  # by RobustBench's and timm's imports
+        # by RobustBench's and timm's imports
+        for message in ("pkg_resources is deprecated", "`torch.jit.interface` is deprecated"):
             warnings.filterwarnings("ignore", message=message)
         return importlib.import_module(f"benchmarks.classifiers.from_{source}")

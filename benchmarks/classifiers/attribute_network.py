@@ -1,5 +1,7 @@
-"""The network of the CelebA-HQ attribute classifiers of Karras et al. (2019, arXiv 1812.04948, section 4.2): ProGAN's discriminator (arXiv 1710.10196)
-at a fixed resolution, without the minibatch statistics. Names of the tensors as in the PyTorch files of Chai et al. (2021, arXiv 2104.14551)."""
+"""The network of the CelebA-HQ attribute classifiers of Karras et al. (2019, arXiv 1812.04948, section 4.2): ProGAN's
+discriminator (arXiv 1710.10196) at a fixed resolution, without the minibatch statistics. Names of the tensors as in the
+PyTorch files of Chai et al. (2021, arXiv 2104.14551).
+"""
 
 import math
 
@@ -12,7 +14,8 @@ class AttributeNetwork(nn.Module):
     """Images in [-1, 1] -> two logits: the attribute is absent (0) or present (1).
 
     Args:
-        resolution: of the images, a power of 2, at least 8; the published networks have 256. Larger images whose sides are a multiple are averaged down.
+        resolution: of the images, a power of 2, at least 8; the published networks have 256. Larger images whose sides
+            are a multiple are averaged down.
         base: sets the channels: base / 2^(k - 1) at resolution 2^k, at most `widest`.
         widest: most channels of a layer.
     """
@@ -24,7 +27,8 @@ class AttributeNetwork(nn.Module):
             raise ValueError(f"resolution must be a power of 2, at least 8, got {resolution}")
         channels = [min(base // 2**level, widest) for level in range(levels)]
         self.resolution = resolution
-        self.register_buffer("lod_in", torch.zeros((), dtype=torch.float64))  # in the files; of progressive training, no part of the function
+        # in the files; of progressive training, no part of the function
+        self.register_buffer("lod_in", torch.zeros((), dtype=torch.float64))
         self.fromrgb_lod0 = nn.Sequential()
         self.fromrgb_lod0.add_module("conv", _Scaled(nn.Conv2d(3, channels[-1], 1, bias=False)))
         self.blocks = [f"{2**level}x{2**level}" for level in range(levels, 2, -1)]
@@ -43,10 +47,14 @@ class AttributeNetwork(nn.Module):
         self.add_module("4x4", nn.ModuleDict(head))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (b, 3, h, w) in [-1, 1], h = w a multiple of the resolution -> (b, 2). Raises ValueError for another size."""
+        """x: (b, 3, h, w) in [-1, 1], h = w a multiple of the resolution -> (b, 2). Raises ValueError for
+        another size.
+        """
         factor, rest = divmod(x.shape[-1], self.resolution)
         if x.shape[-1] != x.shape[-2] or rest or not factor:
-            raise ValueError(f"x must be square images of {self.resolution} pixels a side or a multiple, got {tuple(x.shape[2:])}")
+            raise ValueError(
+                f"x must be square images of {self.resolution} pixels a side or a multiple, got {tuple(x.shape[2:])}"
+            )
         h = _activation(self.fromrgb_lod0(x if factor == 1 else F.avg_pool2d(x, factor)))
         for name in self.blocks:
             block = getattr(self, name)
@@ -58,7 +66,9 @@ class AttributeNetwork(nn.Module):
 
 
 class _Scaled(nn.Module):
-    """A layer with equalised learning rate: weights of unit variance, scaled by gain / sqrt(fan-in) when used, and a bias."""
+    """A layer with equalised learning rate: weights of unit variance, scaled by gain / sqrt(fan-in) when used, and a
+    bias.
+    """
 
     def __init__(self, layer: nn.Conv2d | nn.Linear, gain: float = math.sqrt(2)):
         super().__init__()

@@ -1,4 +1,6 @@
-"""Weight files from other people: found or explained, and loaded strictly. `purify.zoo.guard` reads them without executing anything."""
+"""Weight files from other people: found or explained, and loaded strictly. `purify.zoo.guard` reads them without
+executing anything.
+"""
 
 import os
 import re
@@ -37,11 +39,13 @@ def state_dict(path: Path, prefixes: Sequence[str] = ("module.",)) -> dict[str, 
     """The named tensors of a .pt, .pth or .safetensors file, on the CPU.
 
     Args:
-        path: holds a state dict, or a dictionary with one under "state_dict", "model_state_dict" or "model" (looked for in this order).
+        path: holds a state dict, or a dictionary with one under "state_dict", "model_state_dict" or "model" (looked for
+            in this order).
         prefixes: the first that all names begin with is taken off, for instance "module." of data-parallel training.
 
     Raises:
-        CheckpointError: a file that cannot be used or carries code, that holds something else, or NaN or infinity among the tensors.
+        CheckpointError: a file that cannot be used or carries code, that holds something else, or NaN or infinity among
+            the tensors.
     """
     tensors = named_tensors(read_tensors(path), path, prefixes)
     checkpoint.check_finite(tensors, path)
@@ -49,7 +53,9 @@ def state_dict(path: Path, prefixes: Sequence[str] = ("module.",)) -> dict[str, 
 
 
 def load_strictly(model: nn.Module, tensors: dict[str, Tensor], path: Path, what: str) -> None:
-    """Loads `tensors` into `model`, every name and shape equal. Raises CheckpointError that lists the first differences."""
+    """Loads `tensors` into `model`, every name and shape equal. Raises CheckpointError that lists the first
+    differences.
+    """
     checkpoint.check_names(model.state_dict(), tensors, path, what)
     model.load_state_dict(tensors)
 

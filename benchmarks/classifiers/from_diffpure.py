@@ -1,9 +1,10 @@
 """Classifiers that DiffPure (Nie et al., ICML 2022, arXiv 2205.07460) was evaluated with and RobustBench does not have.
 
-"diffpure:wrn-70-16-dropout" is the WRN-70-16 of the published CIFAR-10 runs (the authors' scripts name it); "diffpure:wrn-70-16" another one of their
-code, with DeepMind's architecture; "diffpure:resnet-50" that of the StAdv and L2 1.0 experiments; "diffpure:celebahq-ATTRIBUTE", for instance
-celebahq-Smiling, an attribute of CelebA. The paper's WRN-28-10 is "robustbench:Standard", its ImageNet networks are "torchvision:resnet50",
-"torchvision:wide_resnet50_2" and "timm:deit_small_patch16_224.fb_in1k".
+"diffpure:wrn-70-16-dropout" is the WRN-70-16 of the published CIFAR-10 runs (the authors' scripts name it);
+"diffpure:wrn-70-16" another one of their code, with DeepMind's architecture; "diffpure:resnet-50" that of the StAdv and
+L2 1.0 experiments; "diffpure:celebahq-ATTRIBUTE", for instance celebahq-Smiling, an attribute of CelebA. The paper's
+WRN-28-10 is "robustbench:Standard", its ImageNet networks are "torchvision:resnet50", "torchvision:wide_resnet50_2" and
+"timm:deit_small_patch16_224.fb_in1k".
 
 Files lie in the layout of the authors' folder `pretrained`, below `diffpure` in our folder of models.
 """
@@ -26,7 +27,9 @@ from purify.zoo.checkpoint import CheckpointError
 from purify.zoo.folders import models_folder
 
 _CELEBAHQ = "celebahq-"
-_CELEBAHQ_ARCHIVE = "http://latent-composition.csail.mit.edu/other_projects/gan_ensembling/zips/pretrained_classifiers.zip"
+_CELEBAHQ_ARCHIVE = (
+    "http://latent-composition.csail.mit.edu/other_projects/gan_ensembling/zips/pretrained_classifiers.zip"
+)
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,12 @@ def load(request: Request) -> nn.Module:
     paths = () if request.random else files(request)
     model = published.network()
     for path in paths:
-        weights_on_disk.load_strictly(model, weights_on_disk.state_dict(path, published.prefixes), path, f"diffpure:{request.name}")
-    return model if published.mean is None or published.std is None else Preprocessed(model, published.mean, published.std)
+        weights_on_disk.load_strictly(
+            model, weights_on_disk.state_dict(path, published.prefixes), path, f"diffpure:{request.name}"
+        )
+    return (
+        model if published.mean is None or published.std is None else Preprocessed(model, published.mean, published.std)
+    )
 
 
 def files(request: Request) -> tuple[Path, ...]:
@@ -93,7 +100,9 @@ def files(request: Request) -> tuple[Path, ...]:
 
 
 def diffpure_source(name: str) -> tuple[Path, str]:
-    """Where the weights are looked for, and the page or archive that has them. Raises CheckpointError for an unknown name."""
+    """Where the weights are looked for, and the page or archive that has them. Raises CheckpointError for an unknown
+    name.
+    """
     published = _published(name)
     return models_folder() / "diffpure" / published.file, published.address
 
@@ -103,6 +112,8 @@ def _published(name: str) -> Published:
     if name in CIFAR10:
         return CIFAR10[name]
     if name.startswith(_CELEBAHQ) and re.fullmatch(r"\w+", attribute):
-        return Published(f"celebahq/{attribute}/net_best.pth", _CELEBAHQ_ARCHIVE, AttributeNetwork, (0.5,) * 3, (0.5,) * 3)
+        return Published(
+            f"celebahq/{attribute}/net_best.pth", _CELEBAHQ_ARCHIVE, AttributeNetwork, (0.5,) * 3, (0.5,) * 3
+        )
     known = (*CIFAR10, f"{_CELEBAHQ}Smiling", f"{_CELEBAHQ}Eyeglasses")
     raise CheckpointError(f"DiffPure's code has no classifier {name!r}; did you mean {nearest(name, known)}?")

@@ -15,7 +15,8 @@ def load(request: Request) -> nn.Module:
     """What the factory returns; the user's code runs.
 
     Raises:
-        ValueError: no such module or file, it fails, no such attribute, not callable, it raises, or it returns something else than a module.
+        ValueError: no such module or file, it fails, no such attribute, not callable, it raises, or it returns
+            something else than a module.
     """
     name = f"module:{request.name}"
     if request.weights is not None:
@@ -24,23 +25,33 @@ def load(request: Request) -> nn.Module:
     module = _from_file(place, name) if place.endswith(".py") else _by_name(place, name)
     if not hasattr(module, attribute):
         public = [entry for entry in vars(module) if not entry.startswith("_")]
-        raise ValueError(f"{name}: {place} has no {attribute!r}; did you mean {nearest(attribute, public) or 'another module'}?")
+        raise ValueError(
+            f"{name}: {place} has no {attribute!r}; did you mean {nearest(attribute, public) or 'another module'}?"
+        )
     factory = getattr(module, attribute)
     if isinstance(factory, nn.Module) or not callable(factory):
-        raise ValueError(f"{name}: {attribute!r} is a {type(factory).__name__}, expected a function without arguments that returns a torch.nn.Module")
+        raise ValueError(
+            f"{name}: {attribute!r} is a {type(factory).__name__}, expected a function without arguments that returns a"
+            " torch.nn.Module"
+        )
     try:
         model = factory()
     except Exception as error:
         raise ValueError(f"{name}: {attribute}() failed: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
-        raise ValueError(f"{name}: {attribute}() returned a {type(model).__name__}, expected a torch.nn.Module from images in [0, 1] to logits")
+        raise ValueError(
+            f"{name}: {attribute}() returned a {type(model).__name__}, expected a torch.nn.Module from images in [0, 1]"
+            " to logits"
+        )
     return model
 
 
 def _parts(request: Request) -> tuple[str, str]:
     place, _, attribute = request.name.rpartition(":")
     if not place or not attribute:
-        raise ValueError(f"module:{request.name}: expected module:path.to.module:function or module:path/to/file.py:function")
+        raise ValueError(
+            f"module:{request.name}: expected module:path.to.module:function or module:path/to/file.py:function"
+        )
     return place, attribute
 
 
@@ -51,7 +62,8 @@ def _by_name(place: str, name: str) -> ModuleType:
         if error.name is None or not (place == error.name or place.startswith(error.name + ".")):
             raise ValueError(f"{name}: importing {place} failed: {error}") from error
         raise ValueError(
-            f"{name}: no module {error.name!r} on Python's path; add its folder to PYTHONPATH, or give the file: module:FILE.py:function"
+            f"{name}: no module {error.name!r} on Python's path; add its folder to PYTHONPATH, or give the file:"
+            " module:FILE.py:function"
         ) from error
     except Exception as error:
         raise ValueError(f"{name}: importing {place} failed: {type(error).__name__}: {error}") from error

@@ -12,7 +12,9 @@ from purify.zoo.checkpoint import CheckpointError
 
 
 def load(request: Request) -> nn.Module:
-    """An undefended ResNet-18 for 32x32 images in [0, 1], which are not normalised: 93.7 % on the first 1,000 CIFAR-10 test images."""
+    """An undefended ResNet-18 for 32x32 images in [0, 1], which are not normalised: 93.7 % on the first 1,000 CIFAR-10
+    test images.
+    """
     (path,) = files(request)
     request.only_default_weights("pyautoattack", "The package has one file.")
     model = ResNet18()
@@ -26,4 +28,6 @@ def files(request: Request) -> tuple[Path, ...]:
     if request.name != "resnet18":
         raise CheckpointError(f"pyautoattack has no classifier {request.name!r}; known: resnet18")
     path = Path(str(resources.files("pyautoattack") / "examples" / "model_test.pt"))
-    return (weights_on_disk.find((path,), "pyautoattack:resnet18", "They belong to the package: reinstall pyautoattack."),)
+    return (
+        weights_on_disk.find((path,), "pyautoattack:resnet18", "They belong to the package: reinstall pyautoattack."),
+    )

@@ -1,7 +1,8 @@
 """RobustBench's model zoo (Croce et al. 2021, arXiv 2010.09670): "robustbench:NAME" with a data set and a threat.
 
-What comes back is what `robustbench.utils.load_model` returns, bit for bit. Its loader runs on files that are there and have been read here first without
-executing anything; the entries whose weights torchvision or timm would download are put together here.
+What comes back is what `robustbench.utils.load_model` returns, bit for bit. Its loader runs on files that are there and
+have been read here first without executing anything; the entries whose weights torchvision or timm would download are
+put together here.
 """
 
 from pathlib import Path
@@ -32,7 +33,8 @@ class RobustBenchSource(NamedTuple):
 
     Attributes:
         file_path: of a single network; those of an ensemble lie beside it, see `files`.
-        gdrive_ids: one an ensemble's member; empty where torchvision or timm supplies the weights, see `library_address`.
+        gdrive_ids: one an ensemble's member; empty where torchvision or timm supplies the weights, see
+            `library_address`.
     """
 
     file_path: Path
@@ -66,11 +68,17 @@ def robustbench_source(dataset: str, threat: str, name: str) -> RobustBenchSourc
 
 
 def library_address(dataset: str, threat: str, name: str) -> str | None:
-    """The address of an entry's weights that torchvision or timm would download; None for those on Google Drive. Raises as `robustbench_source`."""
+    """The address of an entry's weights that torchvision or timm would download; None for those on Google Drive. Raises
+    as `robustbench_source`.
+    """
     if robustbench_source(dataset, threat, name).gdrive_ids:
         return None
     registered = _timm_name(dataset, threat, name)
-    return timm.models.get_pretrained_cfg(registered).url if timm.is_model(registered) else from_torchvision.torchvision_source("resnet50")[1]
+    return (
+        timm.models.get_pretrained_cfg(registered).url
+        if timm.is_model(registered)
+        else from_torchvision.torchvision_source("resnet50")[1]
+    )
 
 
 def load(request: Request) -> nn.Module:
@@ -90,41 +98,71 @@ def load(request: Request) -> nn.Module:
     for path in paths:
         if kind_of(path) == "safetensors":
             raise CheckpointError(f"{path} is a safetensors file; RobustBench's loader reads PyTorch files only")
-        read_tensors(path)  # refuses code in the very bytes that RobustBench then reads: it leaves safety to a default, which the environment can change
+        # refuses code in the very bytes that RobustBench then reads: it leaves safety to a default, which the
+        # environment can change
+        read_tensors(path)
     try:
         model = load_model(name, model_dir=_model_dir(), dataset=dataset, threat_model=threat)
     except checkpoint.UNUSABLE as error:
-        raise CheckpointError(f"{', '.join(map(str, paths))}: RobustBench cannot load this as {name}: {' '.join(str(error).split())[:500]}") from error
+        raise CheckpointError(
+            f"{', '.join(map(str, paths))}: RobustBench cannot load this as {name}:"
+            f" {' '.join(str(error).split())[:500]}"
+        ) from error
     checkpoint.check_finite(model.state_dict(), paths[0])
     return model
 
 
 def files(request: Request) -> tuple[Path, ...]:
-    """The entry's files in RobustBench's layout below our folder, or torch.hub's file where a library supplies the weights."""
+    """The entry's files in RobustBench's layout below our folder, or torch.hub's file where a library supplies the
+    weights.
+    """
     name, dataset, threat = request.name, request.dataset, request.threat
     source = robustbench_source(dataset, threat, name)
     what = f"robustbench:{name} for {dataset}, {threat}"
-    way = f"Get them with `purify models fetch robustbench:{dataset}/{threat}/{name}`, or download {{}} to there. {weights_on_disk.DRY_RUN}"
+    way = (
+        f"Get them with `purify models fetch robustbench:{dataset}/{threat}/{name}`, or download {{}} to there."
+        f" {weights_on_disk.DRY_RUN}"
+    )
     address = library_address(dataset, threat, name)
     if address is not None:
-        return (weights_on_disk.find((source.file_path, weights_on_disk.hub_checkpoint(address)), what, way.format(address)),)
-    return tuple(weights_on_disk.find((path,), what, way.format(page)) for path, page in zip(source.files, source.addresses, strict=True))
+        return (
+            weights_on_disk.find(
+                (source.file_path, weights_on_disk.hub_checkpoint(address)), what, way.format(address)
+            ),
+        )
+    return tuple(
+        weights_on_disk.find((path,), what, way.format(page))
+        for path, page in zip(source.files, source.addresses, strict=True)
+    )
 
 
 def _entry(dataset: str | None, threat: str | None, name: str) -> dict[str, Any]:
     """The zoo's own description of a model. Raises CheckpointError or ValueError for what it does not have."""
     datasets = tuple(member.value for member in BenchmarkDataset)
     if dataset not in datasets:
-        raise ValueError(f"dataset={dataset!r}: robustbench:{name} needs the data set that it was trained on, one of {', '.join(datasets)}")
+        raise ValueError(
+            f"dataset={dataset!r}: robustbench:{name} needs the data set that it was trained on, one of"
+            f" {', '.join(datasets)}"
+        )
     zoo = model_dicts[BenchmarkDataset(dataset)]
     known = tuple(t for t in THREATS if ThreatModel(t) in zoo)
     if threat not in known:
-        raise ValueError(f"threat={threat!r}: robustbench:{name} needs the threat that it was trained for; for {dataset} one of {', '.join(known)}")
+        raise ValueError(
+            f"threat={threat!r}: robustbench:{name} needs the threat that it was trained for; for {dataset} one of"
+            f" {', '.join(known)}"
+        )
     models = zoo[ThreatModel(threat)]
     if name not in models:
-        elsewhere = [f"{d.value}/{t.value}" for d, threats in model_dicts.items() for t, entries in threats.items() if name in entries]
+        elsewhere = [
+            f"{d.value}/{t.value}"
+            for d, threats in model_dicts.items()
+            for t, entries in threats.items()
+            if name in entries
+        ]
         hint = f"; the name exists for {', '.join(elsewhere)}" if elsewhere else ""
-        raise CheckpointError(f"RobustBench has no {name!r} for {dataset}, {threat}; did you mean {nearest(name, models)}?{hint}")
+        raise CheckpointError(
+            f"RobustBench has no {name!r} for {dataset}, {threat}; did you mean {nearest(name, models)}?{hint}"
+        )
     return models[name]
 
 

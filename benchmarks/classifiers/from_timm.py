@@ -21,7 +21,9 @@ _SAFE_NAMES = {"pytorch_model.bin": "model.safetensors", "open_clip_pytorch_mode
 
 
 def load(request: Request) -> nn.Module:
-    """The model behind the evaluation transform of its configuration (size, `crop_pct`, `crop_mode`, interpolation, mean, std)."""
+    """The model behind the evaluation transform of its configuration (size, `crop_pct`, `crop_mode`, interpolation,
+    mean, std).
+    """
     _configuration(request.name)
     path = None if request.random else files(request)[0]
     model = create(request.name, path)
@@ -33,7 +35,10 @@ def load(request: Request) -> nn.Module:
     elif data["crop_mode"] == "squash":
         resize = scaled
     else:
-        raise ValueError(f"timm:{request.name} has crop_mode={data['crop_mode']!r} for images of {tuple(size)}, which is not known here")
+        raise ValueError(
+            f"timm:{request.name} has crop_mode={data['crop_mode']!r} for images of {tuple(size)}, which is not known"
+            " here"
+        )
     return Preprocessed(model, data["mean"], data["std"], tuple(size), resize, data["interpolation"])
 
 
@@ -41,7 +46,10 @@ def files(request: Request) -> tuple[Path, ...]:
     """The user's file, else the pretrained weights in our folder, in the cache of huggingface_hub or in torch.hub's."""
     if request.weights is not None:
         if not weights_on_disk.is_weight_file(request.weights):
-            raise ValueError(f"weights={request.weights!r}: timm's versions are part of the name (timm:NAME.TAG); else give a file, or 'random'")
+            raise ValueError(
+                f"weights={request.weights!r}: timm's versions are part of the name (timm:NAME.TAG); else give a file,"
+                " or 'random'"
+            )
         return (Path(request.weights),)
     configuration = _configuration(request.name)
     place, url = timm_source(request.name)
@@ -53,12 +61,17 @@ def files(request: Request) -> tuple[Path, ...]:
             cached += [Path(found)] if isinstance(found, str) else []
     if isinstance(configuration.url, str) and configuration.url and not configuration.custom_load:
         cached.append(weights_on_disk.hub_checkpoint(configuration.url))
-    way = f"Get them with `purify models fetch timm:{request.name}`, or download {url} to there, or give weights=FILE. {weights_on_disk.DRY_RUN}"
+    way = (
+        f"Get them with `purify models fetch timm:{request.name}`, or download {url} to there, or give weights=FILE."
+        f" {weights_on_disk.DRY_RUN}"
+    )
     return (weights_on_disk.find((place, *cached), f"timm:{request.name}", way),)
 
 
 def timm_source(name: str) -> tuple[Path, str]:
-    """Where the pretrained weights are looked for first, and their address. Raises CheckpointError for what timm does not have."""
+    """Where the pretrained weights are looked for first, and their address. Raises CheckpointError for what timm does
+    not have.
+    """
     configuration = _configuration(name)
     if configuration.hf_hub_id:
         repository, _, revision = configuration.hf_hub_id.partition("@")
@@ -66,8 +79,14 @@ def timm_source(name: str) -> tuple[Path, str]:
     elif isinstance(configuration.url, str) and configuration.url and not configuration.custom_load:
         url = configuration.url
     else:
-        raise CheckpointError(f"timm has no pretrained weights of {name!r} that can be read here; give weights=FILE, or weights='random'")
-    full = f"{configuration.architecture or name}.{configuration.tag}" if configuration.tag else configuration.architecture or name
+        raise CheckpointError(
+            f"timm has no pretrained weights of {name!r} that can be read here; give weights=FILE, or weights='random'"
+        )
+    full = (
+        f"{configuration.architecture or name}.{configuration.tag}"
+        if configuration.tag
+        else configuration.architecture or name
+    )
     return models_folder() / "timm" / (full + Path(weights_on_disk.file_name(url)).suffix), url
 
 
@@ -89,7 +108,9 @@ def create(name: str, path: Path | None, classes: int | None = None) -> nn.Modul
     try:
         model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"state_dict": tensors}, **arguments)
     except checkpoint.UNUSABLE as error:
-        raise CheckpointError(f"{path}: the weights do not fit timm's {name}: {_shortened(str(error) or repr(error))}") from error
+        raise CheckpointError(
+            f"{path}: the weights do not fit timm's {name}: {_shortened(str(error) or repr(error))}"
+        ) from error
     for module in model.modules():
         if isinstance(getattr(module, "pretrained_cfg", None), dict):
             module.pretrained_cfg["state_dict"] = None  # a second copy of the weights otherwise

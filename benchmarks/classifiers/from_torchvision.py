@@ -54,23 +54,33 @@ def files(request: Request) -> tuple[Path, ...]:
 
 
 def torchvision_source(name: str, weights: str = OLDEST) -> tuple[Path, str]:
-    """Where the weights are looked for first, and their address. Raises CheckpointError or ValueError for what torchvision does not have."""
+    """Where the weights are looked for first, and their address. Raises CheckpointError or ValueError for what
+    torchvision does not have.
+    """
     url = _version(Request(name, weights=weights)).url
     return models_folder() / "torchvision" / weights_on_disk.file_name(url), url
 
 
 def _version(request: Request) -> WeightsEnum:
-    """The member of the model's weights enumeration that is asked for; for a file or random weights the default, for its transforms."""
+    """The member of the model's weights enumeration that is asked for; for a file or random weights the default, for
+    its transforms.
+    """
     names = torchvision.models.list_models(module=torchvision.models)
     if request.name not in names:
-        raise CheckpointError(f"torchvision has no classifier {request.name!r}; did you mean {nearest(request.name, names)}?")
+        raise CheckpointError(
+            f"torchvision has no classifier {request.name!r}; did you mean {nearest(request.name, names)}?"
+        )
     versions: type[WeightsEnum] = torchvision.models.get_model_weights(request.name)
-    known = {version.name: version for version in versions}  # without the alias DEFAULT, which a new release may turn to other weights
+    # without the alias DEFAULT, which a new release may turn to other weights
+    known = {version.name: version for version in versions}
     if request.weights in known:
         return known[request.weights]
     own = request.random or (request.weights is not None and weights_on_disk.is_weight_file(request.weights))
     if not own and request.weights is not None:
-        raise ValueError(f"weights={request.weights!r}: torchvision:{request.name} has {', '.join(known)}; else give a .pth or .safetensors file, or 'random'")
+        raise ValueError(
+            f"weights={request.weights!r}: torchvision:{request.name} has {', '.join(known)}; else give a .pth or"
+            " .safetensors file, or 'random'"
+        )
     if OLDEST in known:
         return known[OLDEST]
     if not own:
@@ -80,4 +90,6 @@ def _version(request: Request) -> WeightsEnum:
 
 def _renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Names as they are today: published DenseNet files have "norm.1" where the module has "norm1"."""
-    return {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", name): tensor for name, tensor in tensors.items()}
+    return {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", name): tensor for name, tensor in tensors.items()
+    }

@@ -45,12 +45,18 @@ class SmallResNet(nn.Module):
         mean, std: per-channel normalisation of images in [0, 1], part of the model.
     """
 
-    def __init__(self, channels: int, classes: int, widths: tuple[int, ...] = (32, 64, 128), mean: float = 0.5, std: float = 0.25):
+    def __init__(
+        self, channels: int, classes: int, widths: tuple[int, ...] = (32, 64, 128), mean: float = 0.5, std: float = 0.25
+    ):
         super().__init__()
         self.mean, self.std = mean, std
-        self.stem = nn.Sequential(nn.Conv2d(channels, widths[0], 3, padding=1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU())
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, widths[0], 3, padding=1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
+        )
         inputs = [widths[0], *widths[:-1]]
-        self.blocks = nn.Sequential(*(_Block(i, o, 1 if n == 0 else 2) for n, (i, o) in enumerate(zip(inputs, widths, strict=True))))
+        self.blocks = nn.Sequential(
+            *(_Block(i, o, 1 if n == 0 else 2) for n, (i, o) in enumerate(zip(inputs, widths, strict=True)))
+        )
         self.head = nn.Linear(widths[-1], classes)
         self.to(memory_format=torch.channels_last)  # the faster layout on CPUs
 
@@ -79,11 +85,15 @@ def find_classifier(name_or_path: str | os.PathLike[str]) -> Path:
     except CheckpointError as error:
         if Path(name_or_path).suffix == ".safetensors":
             raise
-        raise CheckpointError(f"{error}, or SOURCE:NAME (as in timm:resnet50) with a source of {', '.join(SOURCES)}") from None
+        raise CheckpointError(
+            f"{error}, or SOURCE:NAME (as in timm:resnet50) with a source of {', '.join(SOURCES)}"
+        ) from None
 
 
 def load(request: Request) -> nn.Module:
-    """A packaged name ("fashion-mnist"), or the path of a file written by `purify train`. Raises CheckpointError for what cannot be used."""
+    """A packaged name ("fashion-mnist"), or the path of a file written by `purify train`. Raises CheckpointError for
+    what cannot be used.
+    """
     request.only_default_weights("this package", "Give the path of a weight file as the name.")
     path = find_classifier(request.name)
     description, tensors = checkpoint.read(path, KIND)
@@ -100,7 +110,9 @@ def load(request: Request) -> nn.Module:
 
 
 def build(architecture: str, config: dict[str, Any]) -> nn.Module:
-    """A freshly initialised classifier. Raises ValueError for an unknown architecture or arguments that it does not take."""
+    """A freshly initialised classifier. Raises ValueError for an unknown architecture or arguments that it does not
+    take.
+    """
     if architecture not in ARCHITECTURES:
         raise ValueError(f"unknown classifier architecture {architecture!r}; known: {', '.join(sorted(ARCHITECTURES))}")
     try:
@@ -109,7 +121,13 @@ def build(architecture: str, config: dict[str, Any]) -> nn.Module:
         raise ValueError(f"architecture {architecture!r} does not take this configuration: {error}") from error
 
 
-def save_classifier(path: str | os.PathLike[str], model: nn.Module, architecture: str, config: dict[str, Any], provenance: dict[str, Any]) -> None:
+def save_classifier(
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    architecture: str,
+    config: dict[str, Any],
+    provenance: dict[str, Any],
+) -> None:
     """Writes a classifier built by `build(architecture, config)`, in half precision."""
     description = {"kind": KIND, "architecture": architecture, "config": config, "provenance": provenance}
     checkpoint.save(path, model, description)

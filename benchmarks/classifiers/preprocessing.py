@@ -8,18 +8,20 @@ from torch.nn import functional as F
 
 
 class Preprocessed(nn.Module):
-    """A model behind its resize, centre crop and normalisation: images in [0, 1] -> what the model returns. Differentiable throughout.
+    """A model behind its resize, centre crop and normalisation: images in [0, 1] -> what the model returns.
+    Differentiable throughout.
 
-    Images of `size` are only normalised. Others are resized and cropped as torchvision's transforms do it on tensors, which libraries' evaluation
-    transforms are made of; a PIL image, which they more often get, is resized in 8 bits and differs by rounding.
+    Images of `size` are only normalised. Others are resized and cropped as torchvision's transforms do it on tensors,
+    which libraries' evaluation transforms are made of; a PIL image, which they more often get, is resized in 8 bits and
+    differs by rounding.
 
     Args:
         model: takes normalised images.
         mean: per channel, of images in [0, 1].
         std: per channel, of images in [0, 1].
         size: (height, width) that the model takes; None: images of any size are only normalised.
-        resize: what images of other sizes are resized to before the crop: the length of the shorter side, or (height, width), which may change their
-            proportions. At least `size`, the default.
+        resize: what images of other sizes are resized to before the crop: the length of the shorter side, or (height,
+            width), which may change their proportions. At least `size`, the default.
         interpolation: "bilinear" or "bicubic".
         antialias: low-pass before shrinking.
 
@@ -42,7 +44,9 @@ class Preprocessed(nn.Module):
     ):
         super().__init__()
         if len(mean) != len(std) or not len(mean) or not all(s > 0 for s in std):
-            raise ValueError(f"mean and std must have one entry a channel, std positive; got mean={tuple(mean)}, std={tuple(std)}")
+            raise ValueError(
+                f"mean and std must have one entry a channel, std positive; got mean={tuple(mean)}, std={tuple(std)}"
+            )
         if interpolation not in ("bilinear", "bicubic"):
             raise ValueError(f'interpolation must be "bilinear" or "bicubic", got {interpolation!r}')
         if size is None and resize is not None:
@@ -74,14 +78,23 @@ class Preprocessed(nn.Module):
             target = (self.resize, int(self.resize * w / h)) if h <= w else (int(self.resize * h / w), self.resize)
         else:
             target = self.resize
-        return x if (h, w) == target else F.interpolate(x, size=target, mode=self.interpolation, align_corners=False, antialias=self.antialias)
+        return (
+            x
+            if (h, w) == target
+            else F.interpolate(x, size=target, mode=self.interpolation, align_corners=False, antialias=self.antialias)
+        )
 
     def extra_repr(self) -> str:
         mean, std = self.mean.flatten().tolist(), self.std.flatten().tolist()
-        return f"mean={mean}, std={std}, size={self.size}, resize={self.resize}, interpolation={self.interpolation!r}, antialias={self.antialias}"
+        return (
+            f"mean={mean}, std={std}, size={self.size}, resize={self.resize}, interpolation={self.interpolation!r},"
+            f" antialias={self.antialias}"
+        )
 
 
 def _centre(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """The middle (h, w) of images; an odd margin is rounded as Python rounds, to even, which is torchvision's choice."""
+    """The middle (h, w) of images; an odd margin is rounded as Python rounds, to even, which is torchvision's
+    choice.
+    """
     top, left = (round((have - want) / 2) for have, want in zip(x.shape[2:], size, strict=True))
     return x[..., top : top + size[0], left : left + size[1]]

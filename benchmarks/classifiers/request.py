@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 
 SOURCES = ("robustbench", "timm", "torchvision", "pyautoattack", "diffpure", "module")
-"""What may stand before the colon of a name; each is answered for by the module `from_...`, imported when it is asked for."""
+"""What may stand before the colon of a name; each is answered for by the module `from_...`, imported when it is asked
+for.
+"""
 
 RANDOM = "random"
 """The value of `weights` that asks for random weights: the same ones every time."""
@@ -31,7 +33,9 @@ class Request:
     def only_default_weights(self, source: str, way_out: str) -> None:
         """Raises ValueError where `weights` is neither None nor "random"."""
         if self.weights not in (None, RANDOM):
-            raise ValueError(f"weights={self.weights!r}: classifiers of {source} take weights={RANDOM!r} or none. {way_out}")
+            raise ValueError(
+                f"weights={self.weights!r}: classifiers of {source} take weights={RANDOM!r} or none. {way_out}"
+            )
 
 
 @contextmanager

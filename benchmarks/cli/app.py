@@ -1,4 +1,6 @@
-"""The command line: `purify bench`, `audit`, `certify`, `clean`, `compare`, `models`, `report`, `rivals`, `speed`, `sweep`, `train`."""
+"""The command line: `purify bench`, `audit`, `certify`, `clean`, `compare`, `models`, `report`, `rivals`, `speed`,
+`sweep`, `train`.
+"""
 
 import os
 import sys
@@ -14,7 +16,9 @@ from benchmarks.cli.sweeps import compare, sweep
 
 # Imports stand inside the commands: each loads what it needs, and bad arguments are answered at once.
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
+)
 app.add_typer(models, name="models")
 
 DEFAULT_BENCH = "fashion-mnist/bench"
@@ -28,20 +32,31 @@ def about() -> None:
 
 @app.command()
 def bench(
-    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a packaged configuration.")] = DEFAULT_BENCH,
+    config: Annotated[
+        str, typer.Argument(help="A YAML file, or the name of a packaged configuration.")
+    ] = DEFAULT_BENCH,
     out: Out = None,
     overrides: Overrides = None,
     seed: Annotated[int | None, typer.Option(help="Overrides the configuration's seed.")] = None,
     device: Device = None,
     resume: Resume = False,
-    estimate: Annotated[bool, typer.Option("--estimate", help="Only say what the run will cost: evaluations, time, memory.")] = False,
-    budget: Annotated[str | None, typer.Option("--budget", help="Fit the run into a time (45s, 30m, 2h): fewer images first, then shorter attacks.")] = None,
-    diagnose: Annotated[bool, typer.Option("--diagnose", help="Measure more rows on few images, to find signs of a broken evaluation.")] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Only say what the run will cost: evaluations, time, memory.")
+    ] = False,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget", help="Fit the run into a time (45s, 30m, 2h): fewer images first, then shorter attacks."
+        ),
+    ] = None,
+    diagnose: Annotated[
+        bool, typer.Option("--diagnose", help="Measure more rows on few images, to find signs of a broken evaluation.")
+    ] = False,
 ) -> None:
     """Measure a classifier with and without purification, clean and attacked.
 
-    Writes config.yaml, summary.json, images.jsonl (every draw of every image), the adversarial images, and figures. Signs of a broken evaluation are
-    printed after the table.
+    Writes config.yaml, summary.json, images.jsonl (every draw of every image), the adversarial images, and figures.
+    Signs of a broken evaluation are printed after the table.
     """
     from rich.console import Console
 
@@ -72,7 +87,10 @@ def bench(
     elif not resume:
         seconds = cost_estimate.rough_seconds(experiment)
         if seconds > cost_estimate.WORTH_SAYING:
-            say(f"about {cost_estimate.duration(seconds)} in all, by a rough count; `--estimate` measures it, `--budget` limits it")
+            say(
+                f"about {cost_estimate.duration(seconds)} in all, by a rough count; `--estimate` measures it,"
+                " `--budget` limits it"
+            )
     folder = required_out(out) if resume else runs.make_folder(out, "bench")
     with said_how_to_go_on(folder):
         summary, _ = run_in_folder(experiment, folder, say, resume, diagnose)
@@ -103,7 +121,9 @@ app.command()(compare)
 
 @app.command()
 def rivals(
-    config: Annotated[str, typer.Argument(help="A configuration as for bench: its models, data and first threat.")] = DEFAULT_BENCH,
+    config: Annotated[
+        str, typer.Argument(help="A configuration as for bench: its models, data and first threat.")
+    ] = DEFAULT_BENCH,
     out: Out = None,
     overrides: Overrides = None,
     images: Annotated[int, typer.Option(min=1, help="Images.")] = 16,
@@ -137,7 +157,9 @@ def rivals(
 
 @app.command()
 def audit(
-    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a packaged configuration, as for bench.")] = DEFAULT_BENCH,
+    config: Annotated[
+        str, typer.Argument(help="A YAML file, or the name of a packaged configuration, as for bench.")
+    ] = DEFAULT_BENCH,
     out: Out = None,
     overrides: Overrides = None,
     device: Device = None,
@@ -167,7 +189,11 @@ def audit(
         console.print(table)
     for verdict in result["verdicts"]:
         mark = {True: "ok  ", False: "FAIL", None: "    "}[verdict["passed"]]
-        console.print(f"{mark} {verdict['mode']} ({verdict['steps']} steps, {verdict['precision']}): {verdict['text']}", soft_wrap=True, highlight=False)
+        console.print(
+            f"{mark} {verdict['mode']} ({verdict['steps']} steps, {verdict['precision']}): {verdict['text']}",
+            soft_wrap=True,
+            highlight=False,
+        )
     console.print(f"results and figure: {folder}", soft_wrap=True)
     if any(verdict["passed"] is False for verdict in result["verdicts"]):
         raise typer.Exit(1)
@@ -175,16 +201,20 @@ def audit(
 
 @app.command()
 def certify(
-    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a packaged configuration.")] = DEFAULT_CERTIFY,
+    config: Annotated[
+        str, typer.Argument(help="A YAML file, or the name of a packaged configuration.")
+    ] = DEFAULT_CERTIFY,
     out: Out = None,
     overrides: Overrides = None,
     device: Device = None,
     resume: Resume = False,
 ) -> None:
-    """Certify L2 radii of the classifier smoothed by noise and one denoising step: randomised smoothing, with Clopper-Pearson bounds.
+    """Certify L2 radii of the classifier smoothed by noise and one denoising step: randomised smoothing, with
+    Clopper-Pearson bounds.
 
-    Writes config.yaml, summary.json, images.jsonl (class, radius and counts of every image), and certified.png. A certificate is about the smoothed
-    classifier, in L2, and holds for each image with probability 1 - alpha; it says nothing of a single purified draw.
+    Writes config.yaml, summary.json, images.jsonl (class, radius and counts of every image), and certified.png. A
+    certificate is about the smoothed classifier, in L2, and holds for each image with probability 1 - alpha; it says
+    nothing of a single purified draw.
     """
     from rich.console import Console
 
@@ -218,7 +248,9 @@ def clean(
     score: Annotated[str, typer.Option(help="Packaged score model, or a .safetensors file.")] = "fashion-mnist",
     t_star: Annotated[float, typer.Option(help="Time to diffuse to, in (0, 1].")] = 0.1,
     steps: Annotated[int, typer.Option(help="Network evaluations on the way back.")] = 50,
-    resize: Annotated[bool, typer.Option("--resize", help="Resize to the size that the network was trained on.")] = False,
+    resize: Annotated[
+        bool, typer.Option("--resize", help="Resize to the size that the network was trained on.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
     device: Device = None,
 ) -> None:
@@ -234,11 +266,17 @@ def clean(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of finished `purify bench` runs, or of sweeps and comparisons.")],
-    curve: Annotated[str | None, typer.Option(help="Draw accuracy against this setting, t_star or steps, into --out.")] = None,
+    runs: Annotated[
+        list[Path], typer.Argument(help="Folders of finished `purify bench` runs, or of sweeps and comparisons.")
+    ],
+    curve: Annotated[
+        str | None, typer.Option(help="Draw accuracy against this setting, t_star or steps, into --out.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="PNG file of the curve.")] = None,
 ) -> None:
-    """Print the results of several runs as one Markdown table, and draw a curve over them; print the tables of sweeps and comparisons again."""
+    """Print the results of several runs as one Markdown table, and draw a curve over them; print the tables of sweeps
+    and comparisons again.
+    """
     from rich.console import Console
 
     from benchmarks.reports import markdown
@@ -273,7 +311,9 @@ def speed(
     rounds: Annotated[int, typer.Option(min=1, help="Repetitions; medians are reported.")] = 7,
     device: Device = None,
 ) -> None:
-    """Time purification and its gradients against the bare network evaluations they contain, and attacks' averaged gradients against theirs."""
+    """Time purification and its gradients against the bare network evaluations they contain, and attacks' averaged
+    gradients against theirs.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -283,16 +323,23 @@ def speed(
 
     where = runs.pick_device(device)
     result = measure(load_score_model(score), batch, steps, rounds, where)
-    table = Table("part", "seconds", "ratio", title=f"{batch} images, {steps} evaluations, {runs.environment(where)['device']}")
+    table = Table(
+        "part", "seconds", "ratio", title=f"{batch} images, {steps} evaluations, {runs.environment(where)['device']}"
+    )
     for group in (result, result["eot"]):
         for name, seconds in group["seconds"].items():
-            table.add_row(name, f"{seconds:.3f}", f"{group['ratio'][name]:.2f}", end_section=name == list(group["seconds"])[-1])
+            table.add_row(
+                name, f"{seconds:.3f}", f"{group['ratio'][name]:.2f}", end_section=name == list(group["seconds"])[-1]
+            )
     Console().print(table)
 
 
 @app.command()
 def train(
-    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a packaged configuration, e.g. fashion-mnist/train_score.")],
+    config: Annotated[
+        str,
+        typer.Argument(help="A YAML file, or the name of a packaged configuration, e.g. fashion-mnist/train_score."),
+    ],
     out: Out = None,
     overrides: Overrides = None,
     device: Device = None,
@@ -300,7 +347,8 @@ def train(
 ) -> None:
     """Train a score network or a classifier.
 
-    Ctrl-C or SIGTERM leaves a checkpoint; --resume goes on from it. At the end: the averaged weights as safetensors, and pictures.
+    Ctrl-C or SIGTERM leaves a checkpoint; --resume goes on from it. At the end: the averaged weights as safetensors,
+    and pictures.
     """
     import json
 

@@ -23,7 +23,13 @@ def models_list() -> None:
 @models.command("fetch")
 def models_fetch(
     names: Annotated[
-        list[str], typer.Argument(help="Names of `purify models list`; classifiers: robustbench:DATASET/THREAT/NAME, torchvision:NAME, timm:NAME.")
+        list[str],
+        typer.Argument(
+            help=(
+                "Names of `purify models list`; classifiers: robustbench:DATASET/THREAT/NAME, torchvision:NAME,"
+                " timm:NAME."
+            )
+        ),
     ],
 ) -> None:
     """Download weights or data: resumed, checked, and moved into place at the end."""
@@ -33,7 +39,11 @@ def models_fetch(
 
 
 @models.command("verify")
-def models_verify(names: Annotated[list[str] | None, typer.Argument(help="Names as for fetch. Default: all of the list that are here.")] = None) -> None:
+def models_verify(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names as for fetch. Default: all of the list that are here.")
+    ] = None,
+) -> None:
     """Check size, checksum and, of score models, a strict load. The exit code is 1 where one fails."""
     from benchmarks.experiments.models import verify
 
@@ -50,8 +60,13 @@ def models_verify(names: Annotated[list[str] | None, typer.Argument(help="Names 
 def models_convert(
     source: Annotated[str, typer.Argument(help="A name of `purify models list`, or a path.")],
     out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="The new file.")],
-    architecture: Annotated[str | None, typer.Option(help="Of a path: a name in purify.networks.ARCHITECTURES.")] = None,
-    config: Annotated[str | None, typer.Option(help="Of a path: its official configuration as JSON, or the registry name of one like it.")] = None,
+    architecture: Annotated[
+        str | None, typer.Option(help="Of a path: a name in purify.networks.ARCHITECTURES.")
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(help="Of a path: its official configuration as JSON, or the registry name of one like it."),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="float16 or float32.")] = "float32",
 ) -> None:
     """Write a checkpoint's averaged weights as one safetensors file that describes itself."""
@@ -61,7 +76,9 @@ def models_convert(
 
 
 @models.command("info")
-def models_info(file: Annotated[Path, typer.Argument(help="A .safetensors, .pt, .pth, .ckpt or .pkl file, or a packaged name.")]) -> None:
+def models_info(
+    file: Annotated[Path, typer.Argument(help="A .safetensors, .pt, .pth, .ckpt or .pkl file, or a packaged name.")],
+) -> None:
     """Say what a file holds, without loading its tensors or executing anything in it."""
     from benchmarks.experiments.models import info
 
@@ -71,17 +88,33 @@ def models_info(file: Annotated[Path, typer.Argument(help="A .safetensors, .pt, 
 @models.command("card")
 def models_card(
     name: Annotated[str, typer.Argument(help="A packaged score model, a name of `purify models list`, or a path.")],
-    test: Annotated[str, typer.Option(help="Data set of images that it was not trained on, e.g. cifar10-test; the first 1,000 are measured.")],
+    test: Annotated[
+        str,
+        typer.Option(
+            help="Data set of images that it was not trained on, e.g. cifar10-test; the first 1,000 are measured."
+        ),
+    ],
     train: Annotated[
-        str | None, typer.Option(help="What it was trained on: its errors are compared with those of a linear denoiser fitted to these images.")
+        str | None,
+        typer.Option(
+            help=(
+                "What it was trained on: its errors are compared with those of a linear denoiser fitted to these"
+                " images."
+            )
+        ),
     ] = None,
-    class_label: Annotated[int | None, typer.Option(help="Of a class-conditional model: the class whose images it is to describe.")] = None,
-    note: Annotated[list[str] | None, typer.Option(help="What else a user of the model should know: licence, use; repeatable.")] = None,
+    class_label: Annotated[
+        int | None, typer.Option(help="Of a class-conditional model: the class whose images it is to describe.")
+    ] = None,
+    note: Annotated[
+        list[str] | None, typer.Option(help="What else a user of the model should know: licence, use; repeatable.")
+    ] = None,
     root: Annotated[str | None, typer.Option(help="Folder of the data sets' files. Default: $PURIFY_DATA.")] = None,
     out: Out = None,
     device: Device = None,
 ) -> None:
-    """Write a model card: what a score model is, its denoising error by noise level, denoised, purified and sampled images.
+    """Write a model card: what a score model is, its denoising error by noise level, denoised, purified and sampled
+    images.
 
     Writes README.md, card.json and PNG files.
     """

@@ -8,9 +8,16 @@ from typing import Annotated
 
 import typer
 
-Out = Annotated[Path | None, typer.Option("--out", help="Folder for the results, new or empty. Default: runs/KIND-DATE-TIME.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Folder for the results, new or empty. Default: runs/KIND-DATE-TIME.")
+]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the configuration, e.g. purifier.t_star=0.1; repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a value of the configuration, e.g. purifier.t_star=0.1; repeatable.",
+    ),
 ]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or cuda:N. Default: a GPU where there is one.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]

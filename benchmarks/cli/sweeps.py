@@ -12,13 +12,26 @@ if TYPE_CHECKING:
 
 
 def sweep(
-    config: Annotated[str, typer.Argument(help="A configuration as for bench, by itself or with a section `sweep:`, e.g. fashion-mnist/sweep.")],
+    config: Annotated[
+        str,
+        typer.Argument(
+            help="A configuration as for bench, by itself or with a section `sweep:`, e.g. fashion-mnist/sweep."
+        ),
+    ],
     over: Annotated[
         list[str] | None,
-        typer.Option("--over", metavar="KEY=VALUE,...", help="Values of one key of the configuration, e.g. purifier.steps=5,10; repeatable: all combinations."),
+        typer.Option(
+            "--over",
+            metavar="KEY=VALUE,...",
+            help="Values of one key of the configuration, e.g. purifier.steps=5,10; repeatable: all combinations.",
+        ),
     ] = None,
-    zipped: Annotated[bool, typer.Option("--zip", help="Walk the lists of values together instead of combining them.")] = False,
-    reference: Annotated[str, typer.Option(help="Number, from 0, or name of the point that the others are compared with.")] = "0",
+    zipped: Annotated[
+        bool, typer.Option("--zip", help="Walk the lists of values together instead of combining them.")
+    ] = False,
+    reference: Annotated[
+        str, typer.Option(help="Number, from 0, or name of the point that the others are compared with.")
+    ] = "0",
     out: Out = None,
     overrides: Overrides = None,
     device: Device = None,
@@ -26,10 +39,12 @@ def sweep(
 ) -> None:
     """Measure a defence at several values of its configuration: clean and robust accuracy against cost.
 
-    Every point is a bench run in a folder of its own. Writes sweep.json, sweep.md (a table), sweep.png (accuracy against each value) and
-    pareto.png (accuracy against network evaluations), and compares all points with a reference, image by image. The exit code is 1 where a point failed.
+    Every point is a bench run in a folder of its own. Writes sweep.json, sweep.md (a table), sweep.png (accuracy
+    against each value) and pareto.png (accuracy against network evaluations), and compares all points with a reference,
+    image by image. The exit code is 1 where a point failed.
 
-    Every point measures the undefended classifier too. Attacks on it are the same whatever the purifier: leave them out by `models: [defended]` at each attack.
+    Every point measures the undefended classifier too. Attacks on it are the same whatever the purifier: leave them out
+    by `models: [defended]` at each attack.
     """
     from rich.console import Console
 
@@ -45,11 +60,22 @@ def sweep(
 
 
 def compare(
-    config: Annotated[str, typer.Argument(help="A configuration as for bench, with a section `schemes:`.")] = "fashion-mnist/compare",
+    config: Annotated[
+        str, typer.Argument(help="A configuration as for bench, with a section `schemes:`.")
+    ] = "fashion-mnist/compare",
     unequal: Annotated[
-        bool, typer.Option("--unequal", help="Allow schemes that need different numbers of network evaluations, as `unequal: true` in the configuration does.")
+        bool,
+        typer.Option(
+            "--unequal",
+            help=(
+                "Allow schemes that need different numbers of network evaluations, as `unequal: true` in the"
+                " configuration does."
+            ),
+        ),
     ] = False,
-    reference: Annotated[str, typer.Option(help="Number, from 0, or name of the scheme that the others are compared with.")] = "0",
+    reference: Annotated[
+        str, typer.Option(help="Number, from 0, or name of the scheme that the others are compared with.")
+    ] = "0",
     out: Out = None,
     overrides: Overrides = None,
     device: Device = None,
@@ -57,9 +83,11 @@ def compare(
 ) -> None:
     """Compare several purifiers at equal network evaluations, on the same images, under the same attacks.
 
-    Every scheme is a bench run in a folder of its own. Writes compare.md (a table), compare.json and pareto.png. The exit code is 1 where a scheme failed.
+    Every scheme is a bench run in a folder of its own. Writes compare.md (a table), compare.json and pareto.png. The
+    exit code is 1 where a scheme failed.
 
-    Every run measures the undefended classifier too. Attacks on it are the same whatever the scheme: leave them out by `models: [defended]` at each attack.
+    Every run measures the undefended classifier too. Attacks on it are the same whatever the scheme: leave them out by
+    `models: [defended]` at each attack.
     """
     from rich.console import Console
 
@@ -73,7 +101,12 @@ def compare(
 
 
 def _run_points(
-    plan: "Plan", out: Path | None, device: str | None, resume: bool, reference: str = "0", equal_evaluations: bool = False
+    plan: "Plan",
+    out: Path | None,
+    device: str | None,
+    resume: bool,
+    reference: str = "0",
+    equal_evaluations: bool = False,
 ) -> tuple[Path, dict[str, Any]]:
     """The folder, and the contents of its KIND.json."""
     from benchmarks import runs
@@ -93,7 +126,9 @@ def _run_points(
 
 
 def _close_points(folder: Path, result: dict[str, Any]) -> None:
-    """The figure and the Markdown table that both kinds have, and the last lines; leaves by exit code 1 where a point failed."""
+    """The figure and the Markdown table that both kinds have, and the last lines; leaves by exit code 1 where a point
+    failed.
+    """
     from benchmarks.reports import markdown
     from benchmarks.reports import terminal as report
     from benchmarks.reports.sweep_figures import save_pareto

@@ -3,4 +3,16 @@
 from benchmarks.config.files import check_same, configs_folder, dump, find, load, load_values, read, set_value
 from benchmarks.config.sections import ConfigError, Section, validate
 
-__all__ = ["ConfigError", "Section", "check_same", "configs_folder", "dump", "find", "load", "load_values", "read", "set_value", "validate"]
+__all__ = [
+    "ConfigError",
+    "Section",
+    "check_same",
+    "configs_folder",
+    "dump",
+    "find",
+    "load",
+    "load_values",
+    "read",
+    "set_value",
+    "validate",
+]

@@ -55,10 +55,11 @@ class ThreatConfig(Section):
 class AttackConfig(Section):
     """What all attacks have.
 
-    `gradient` lets the attack differentiate the purifier in another mode than the deployed one; with `randomness: fixed` it knows the defence's noise, see
-    `benchmarks.evaluate`. `through: classifier` attacks the bare classifier instead (transfer), `through: surrogate` the defence with the purifier keys of
-    `surrogate` in place of its own. With `target` (see `benchmarks.targets`) the attack seeks that class instead of any wrong one. An attack that names another
-    model than the deployed one, or a gradient mode, is one on the defence alone.
+    `gradient` lets the attack differentiate the purifier in another mode than the deployed one; with `randomness:
+    fixed` it knows the defence's noise, see `benchmarks.evaluate`. `through: classifier` attacks the bare classifier
+    instead (transfer), `through: surrogate` the defence with the purifier keys of `surrogate` in place of its own. With
+    `target` (see `benchmarks.targets`) the attack seeks that class instead of any wrong one. An attack that names
+    another model than the deployed one, or a gradient mode, is one on the defence alone.
 
     A kind adds its own settings, under the names that its class in the package `attacks` (`makes`) gives them.
     """
@@ -74,7 +75,8 @@ class AttackConfig(Section):
     target: Annotated[Target | None, BeforeValidator(_target)] = None
 
     makes: ClassVar[type]
-    lengths: ClassVar[tuple[str, ...]] = ("iterations",)  # settings that the cost grows with in proportion, the one reported first
+    # settings that the cost grows with in proportion, the one reported first
+    lengths: ClassVar[tuple[str, ...]] = ("iterations",)
     white_box: ClassVar[bool] = True
     unit: ClassVar[str] = "steps"
 
@@ -138,15 +140,29 @@ class AttackConfig(Section):
 
     def facts(self, defended: bool) -> dict[str, Any]:
         """What a row of results says of the attack."""
-        effort = {"iterations": getattr(self, self.lengths[0]), "unit": self.unit, "eot": self._eot(defended), "restarts": getattr(self, "restarts", 1)}
+        effort = {
+            "iterations": getattr(self, self.lengths[0]),
+            "unit": self.unit,
+            "eot": self._eot(defended),
+            "restarts": getattr(self, "restarts", 1),
+        }
         loss = {"loss": self.own["loss"]} if "loss" in self.own else {}
-        return {**effort, **loss, "through": self.through, "surrogate": self.surrogate or None, "target": self.target, "settings": self.own}
+        return {
+            **effort,
+            **loss,
+            "through": self.through,
+            "surrogate": self.surrogate or None,
+            "target": self.target,
+            "settings": self.own,
+        }
 
     def reduced(self, share: float) -> Self:
         """The same attack with this share of its iterations or queries, of each as many as it needs at least."""
         least = self._least()
         sizes = {name: getattr(self, name) for name in self.lengths}
-        return self.model_copy(update={name: min(size, max(least.get(name, 1), math.ceil(share * size))) for name, size in sizes.items()})
+        return self.model_copy(
+            update={name: min(size, max(least.get(name, 1), math.ceil(share * size))) for name, size in sizes.items()}
+        )
 
     def _least(self) -> dict[str, int]:
         """Below which one of `lengths` is not reduced, where that is not 1."""
@@ -155,5 +171,10 @@ class AttackConfig(Section):
     def evaluations(self, defended: bool) -> Cost:
         """About how many images go through the attacked model for one image that never leaves the attack."""
         own = self.own
-        forward = getattr(self, self.lengths[0]) * self._eot(defended) * own.get("restarts", 1) * max(1, own.get("target_classes", 1))
+        forward = (
+            getattr(self, self.lengths[0])
+            * self._eot(defended)
+            * own.get("restarts", 1)
+            * max(1, own.get("target_classes", 1))
+        )
         return Cost(forward, forward if self.white_box else 0)

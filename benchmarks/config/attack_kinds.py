@@ -130,7 +130,9 @@ class SPSAConfig(IterativeConfig):
 
 
 class DeviatedConfig(IterativeConfig):
-    """See `attacks.gradient.deviated.DeviatedReconstruction` (DiffAttack): looks at the purifier's states, so the bare classifier is not attacked."""
+    """See `attacks.gradient.deviated.DeviatedReconstruction` (DiffAttack): looks at the purifier's states, so the bare
+    classifier is not attacked.
+    """
 
     makes: ClassVar[type] = DeviatedReconstruction
     kind: Literal["deviated"]
@@ -156,12 +158,19 @@ class DeviatedConfig(IterativeConfig):
     def check_model(self, model: nn.Module, shape: tuple[int, ...]) -> None:
         check_offers(model, f"attack {self.label!r}", OffersTrajectory)
         place = next(model.parameters()).device
-        if not shows_states(model, torch.zeros(1, *shape, device=place), torch.zeros(1, dtype=torch.int64, device=place)):
-            raise ValueError(f"attack {self.label!r}: the purifier does not show its states with this `gradient`; set gradient: exact for this attack")
+        if not shows_states(
+            model, torch.zeros(1, *shape, device=place), torch.zeros(1, dtype=torch.int64, device=place)
+        ):
+            raise ValueError(
+                f"attack {self.label!r}: the purifier does not show its states with this `gradient`; set gradient:"
+                " exact for this attack"
+            )
 
 
 class HammerConfig(IterativeConfig):
-    """See `attacks.gradient.hammer.DiffHammer`; with `gradients: grafted` it looks at purified images, so the bare classifier is not attacked."""
+    """See `attacks.gradient.hammer.DiffHammer`; with `gradients: grafted` it looks at purified images, so the bare
+    classifier is not attacked.
+    """
 
     makes: ClassVar[type] = DiffHammer
     kind: Literal["hammer"]
@@ -177,7 +186,9 @@ class HammerConfig(IterativeConfig):
     @classmethod
     def _grafts_between_stages(cls, value: str, info: ValidationInfo) -> str:
         if value == "grafted" and (info.data.get("through") == "classifier" or info.data.get("randomness") == "fixed"):
-            raise ValueError("grafted gradients need a purifier in sight: not with through: classifier or randomness: fixed")
+            raise ValueError(
+                "grafted gradients need a purifier in sight: not with through: classifier or randomness: fixed"
+            )
         return value
 
     def on(self, model: ModelName) -> bool:
@@ -219,7 +230,14 @@ class StrongestConfig(NormConfig):
     def _least(self) -> dict[str, int]:
         random = "defended" in self.models and self.randomness == "fresh" and self.through != "classifier"
         attack = self.build(random)
-        return {"budget": 1 + bisect_left(range(1, self.budget), True, key=lambda budget: begins(replace(attack, budget=budget), random))}
+        return {
+            "budget": (
+                1
+                + bisect_left(
+                    range(1, self.budget), True, key=lambda budget: begins(replace(attack, budget=budget), random)
+                )
+            )
+        }
 
 
 class EOTAutoAttackConfig(NormConfig):
@@ -271,7 +289,12 @@ class AutoAttackConfig(NormConfig):
         return 20 if self.version == "rand" else self.eot
 
     def facts(self, defended: bool) -> dict[str, Any]:
-        return super().facts(defended) | {"version": self.version, "attacks": self.attacks, "batch_size": self.batch_size, "draws_from": self.draws}
+        return super().facts(defended) | {
+            "version": self.version,
+            "attacks": self.attacks,
+            "batch_size": self.batch_size,
+            "draws_from": self.draws,
+        }
 
     def reduced(self, share: float) -> "AutoAttackConfig":
         plain = self.model_copy(update={"version": "custom", "attacks": self._names(), "eot": self._eot(True)})
@@ -281,13 +304,19 @@ class AutoAttackConfig(NormConfig):
         return _ensemble(self._names(), self.iterations, self._eot(defended), self.queries)
 
     def _names(self) -> tuple[str, ...]:
-        versions = {"standard": ("apgd-ce", "apgd-t", "fab-t", "square"), "rand": ("apgd-ce", "apgd-dlr"), "custom": self.attacks}
+        versions = {
+            "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
+            "rand": ("apgd-ce", "apgd-dlr"),
+            "custom": self.attacks,
+        }
         return versions[self.version]
 
 
 def _ensemble(names: tuple[str, ...], iterations: int, eot: int, queries: int) -> Cost:
     """About the evaluations of AutoAttack's parts for an image that none of them breaks."""
-    gradients = {name: iterations * eot * (9 if name in ("apgd-t", "fab-t") else 1) for name in names if name != "square"}
+    gradients = {
+        name: iterations * eot * (9 if name in ("apgd-t", "fab-t") else 1) for name in names if name != "square"
+    }
     without = sum(count for name, count in gradients.items() if name.startswith("fab")) + queries * ("square" in names)
     return Cost(sum(gradients.values()) + without, sum(gradients.values()))
 

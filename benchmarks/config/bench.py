@@ -19,7 +19,9 @@ def named(value: object) -> object:
 
 
 class DataConfig(Section):
-    """Images `first` .. `first + images - 1` of a data set, in its own order or, with `subset_seed`, shuffled as DiffPure's subsets are."""
+    """Images `first` .. `first + images - 1` of a data set, in its own order or, with `subset_seed`, shuffled as
+    DiffPure's subsets are.
+    """
 
     name: str
     images: int = Field(gt=0)
@@ -41,7 +43,9 @@ class ClassifierConfig(Section):
 
 
 class ScoreConfig(Section):
-    """See `purify.load_score_model`, and `purify.ScoreModel` for `label_rounding`; `class_label` is for class-conditional networks."""
+    """See `purify.load_score_model`, and `purify.ScoreModel` for `label_rounding`; `class_label` is for
+    class-conditional networks.
+    """
 
     name: str
     architecture: str | None = None
@@ -57,9 +61,11 @@ class ScoreConfig(Section):
 
 
 class AuditConfig(Section):
-    """What `purify audit` measures beside the configured setting: gradients over all pairs of `t_star` and `steps`, in DiffPure's equal steps.
+    """What `purify audit` measures beside the configured setting: gradients over all pairs of `t_star` and `steps`, in
+    DiffPure's equal steps.
 
-    `images` are compared; memory is measured at `memory_images`, DiffPure's conventions on `convention_images`, both not at all at 0.
+    `images` are compared; memory is measured at `memory_images`, DiffPure's conventions on `convention_images`, both
+    not at all at 0.
     """
 
     images: int = Field(8, gt=0)
@@ -88,7 +94,9 @@ class BenchConfig(Section):
         names = [attack.label for attack in self.attacks]
         repeated = sorted({name for name in names if names.count(name) > 1 or name == "none"})
         if repeated:
-            raise ValueError(f"every attack needs a name of its own, repeated or reserved: {', '.join(repeated)}; give `name:`")
+            raise ValueError(
+                f"every attack needs a name of its own, repeated or reserved: {', '.join(repeated)}; give `name:`"
+            )
         if any(not name.replace("-", "").replace("_", "").replace(".", "").isalnum() for name in names):
             raise ValueError(f"attack names are file names, of letters, digits, '-', '_' and '.': {', '.join(names)}")
         return self

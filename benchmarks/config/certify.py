@@ -18,10 +18,12 @@ def _several(value: object) -> object:
 
 
 class CertifyConfig(Section):
-    """Randomised smoothing of one classifier at one noise level or several; see `benchmarks.evaluation.certification.certify`.
+    """Randomised smoothing of one classifier at one noise level or several; see
+    `benchmarks.evaluation.certification.certify`.
 
-    `sigma` and `radii` are L2, on images in [0, 1]. Without a `score` the bare classifier is smoothed: Cohen et al. 2019, for classifiers trained on noise.
-    `batch_size` counts noisy draws. `radii` are where the certified accuracy is reported; the figure has all.
+    `sigma` and `radii` are L2, on images in [0, 1]. Without a `score` the bare classifier is smoothed: Cohen et al.
+    2019, for classifiers trained on noise. `batch_size` counts noisy draws. `radii` are where the certified accuracy is
+    reported; the figure has all.
     """
 
     seed: int = 0

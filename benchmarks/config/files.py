@@ -1,7 +1,7 @@
 """Configurations: YAML files, checked before any work starts.
 
-A file may name a parent in `extends:` (a path relative to itself); its own values override the parent's, section by section. A section that names another
-`scheme` than the parent's replaces it.
+A file may name a parent in `extends:` (a path relative to itself); its own values override the parent's, section by
+section. A section that names another `scheme` than the parent's replaces it.
 """
 
 import difflib
@@ -15,13 +15,17 @@ from benchmarks.runs.folder import write_text
 
 
 def configs_folder() -> Path:
-    """The folder of the configurations that come with the package: in a wheel beside this file, in a checkout beside the packages."""
+    """The folder of the configurations that come with the package: in a wheel beside this file, in a checkout beside
+    the packages.
+    """
     here = Path(__file__).parents[1]
     return here / "configs" if (here / "configs").is_dir() else here.parent / "configs"
 
 
 def find(config: str) -> Path:
-    """A path that exists, or a name below `configs_folder()` with or without `.yaml`. Raises ConfigError that lists the known names."""
+    """A path that exists, or a name below `configs_folder()` with or without `.yaml`. Raises ConfigError that lists the
+    known names.
+    """
     shipped = configs_folder()
     for path in (Path(config), shipped / config, shipped / f"{config}.yaml", shipped / config.removeprefix("configs/")):
         if path.is_file():
@@ -84,7 +88,11 @@ def _merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in update.items():
         old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) and same_scheme(old, value) else value
+        merged[key] = (
+            _merge(old, value)
+            if isinstance(old, dict) and isinstance(value, dict) and same_scheme(old, value)
+            else value
+        )
     return merged
 
 
@@ -93,12 +101,15 @@ DEFAULT_SCHEME = "diffpure"
 
 
 def same_scheme(old: dict[str, Any], new: dict[str, Any]) -> bool:
-    """Whether `new` changes the section `old`; where it names another `scheme`, whose keys are others, it takes its place."""
+    """Whether `new` changes the section `old`; where it names another `scheme`, whose keys are others, it takes its
+    place.
+    """
     return new.get("scheme", old.get("scheme", DEFAULT_SCHEME)) == old.get("scheme", DEFAULT_SCHEME)
 
 
 def set_value(values: dict[str, Any], key: str, value: Any, asked_by: str = "--set") -> None:
-    """Sets `values[a][b][0]...` for the dotted key a.b.0, making sections that are not there; `asked_by` begins the message of the error.
+    """Sets `values[a][b][0]...` for the dotted key a.b.0, making sections that are not there; `asked_by` begins the
+    message of the error.
 
     Another `scheme` empties its section of the old one's keys.
 
@@ -135,10 +146,14 @@ def _differing(given: dict[str, Any], stored: dict[str, Any]) -> list[str]:
 
 
 def check_same(config: Section, path: Path) -> None:
-    """Raises ConfigError unless `path`, written by `dump`, holds the same configuration: a resumed run must be the run that was begun."""
+    """Raises ConfigError unless `path`, written by `dump`, holds the same configuration: a resumed run must be the run
+    that was begun.
+    """
     if not path.is_file():
         raise ConfigError(f"--resume: {path.parent} holds no run (no {path.name})")
     stored, given = load(type(config), str(path)).model_dump(mode="json"), config.model_dump(mode="json")
     if stored != given:
         keys = ", ".join(_differing(given, stored))
-        raise ConfigError(f"--resume: the configuration differs from {path} in {keys}; give the same one, or another --out")
+        raise ConfigError(
+            f"--resume: the configuration differs from {path} in {keys}; give the same one, or another --out"
+        )

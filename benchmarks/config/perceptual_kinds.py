@@ -51,13 +51,17 @@ class ReColorConfig(BoundConfig):
 
     def check_model(self, model: nn.Module, shape: tuple[int, ...]) -> None:
         if shape[0] != 3:
-            raise ValueError(f"attack {self.label!r}: recolor changes the colours of RGB images, these have {shape[0]} channels")
+            raise ValueError(
+                f"attack {self.label!r}: recolor changes the colours of RGB images, these have {shape[0]} channels"
+            )
 
 
 class FeatureThreatConfig(Section):
-    """A distance in the features of a network: `lpips-vgg`, `lpips-alex` and `lpips-squeeze` are LPIPS, another name one of `benchmarks.load_classifier`'s.
+    """A distance in the features of a network: `lpips-vgg`, `lpips-alex` and `lpips-squeeze` are LPIPS, another name
+    one of `benchmarks.load_classifier`'s.
 
-    Features of a `module:` may be feature maps; of a classifier they are its logits. Either way results are labelled a feature distance.
+    Features of a `module:` may be feature maps; of a classifier they are its logits. Either way results are labelled a
+    feature distance.
     """
 
     features: str
@@ -66,7 +70,11 @@ class FeatureThreatConfig(Section):
     def build(self) -> FeatureDistance:
         if self.features.startswith("lpips-"):
             return lpips_distance(self.epsilon, self.features.removeprefix("lpips-"))  # type: ignore[arg-type]
-        return FeatureDistance(load_classifier(self.features).requires_grad_(False), self.epsilon, name=f"feature distance ({self.features})")
+        return FeatureDistance(
+            load_classifier(self.features).requires_grad_(False),
+            self.epsilon,
+            name=f"feature distance ({self.features})",
+        )
 
 
 class PerceptualConfig(AttackConfig):
@@ -95,7 +103,10 @@ class LowFrequencyConfig(PerceptualConfig):
     def check_model(self, model: nn.Module, shape: tuple[int, ...]) -> None:
         for height, width in self.kernels:
             if height // 2 >= shape[1] or width // 2 >= shape[2]:
-                raise ValueError(f"attack {self.label!r}: the kernel {(height, width)} does not fit images of {shape[1]} x {shape[2]}")
+                raise ValueError(
+                    f"attack {self.label!r}: the kernel {(height, width)} does not fit images of {shape[1]} x"
+                    f" {shape[2]}"
+                )
 
 
 class PerceptualPGDConfig(PerceptualConfig):

@@ -1,4 +1,6 @@
-"""The configuration of a purifier: `scheme` names a class of `purify.purifiers.PURIFIERS`, whose constructor gives the keys, their types and defaults."""
+"""The configuration of a purifier: `scheme` names a class of `purify.purifiers.PURIFIERS`, whose constructor gives the
+keys, their types and defaults.
+"""
 
 import inspect
 import types
@@ -24,8 +26,9 @@ _GIVEN = ("self", "score", "seed")  # by the experiment, not by this section
 class PurifierConfig(Section):
     """What all schemes have; the rest is the constructor's, which checks the values.
 
-    `rounds`: purify so many times in a row (`purify.Sequential`). `size`: the purifier runs at that height and width (`purify.Resized`). `copies`: the defence
-    averages what the classifier says of so many purified copies, its logits or its probabilities (`purify.DefendedClassifier`).
+    `rounds`: purify so many times in a row (`purify.Sequential`). `size`: the purifier runs at that height and width
+    (`purify.Resized`). `copies`: the defence averages what the classifier says of so many purified copies, its logits
+    or its probabilities (`purify.DefendedClassifier`).
     """
 
     scheme: str
@@ -37,10 +40,14 @@ class PurifierConfig(Section):
     @property
     def options(self) -> dict[str, Any]:
         """The constructor's arguments."""
-        return {name: getattr(self, name) for name in type(self).model_fields if name not in PurifierConfig.model_fields}
+        return {
+            name: getattr(self, name) for name in type(self).model_fields if name not in PurifierConfig.model_fields
+        }
 
     def build(self, score: ScoreModel, seed: int, gradient: GradientMode | None = None) -> nn.Module:
-        """The purifier, in another gradient mode where one is given. Raises ValueError for options that its constructor refuses."""
+        """The purifier, in another gradient mode where one is given. Raises ValueError for options that its constructor
+        refuses.
+        """
         options = self.options if gradient is None else self.options | {"gradient": gradient}
         purifier: nn.Module = PURIFIERS[self.scheme](score, **options, seed=seed)
         if self.rounds > 1:
@@ -59,11 +66,20 @@ def _section(name: str, scheme: type) -> type[PurifierConfig]:
     hints = typing.get_type_hints(scheme.__init__)
     parameters = [p for p in inspect.signature(scheme).parameters.values() if p.name not in _GIVEN]
     fields: dict[str, Any] = {
-        p.name: (_plain(hints[p.name]), ... if p.default is inspect.Parameter.empty else Field(p.default, validate_default=False)) for p in parameters
+        p.name: (
+            _plain(hints[p.name]),
+            ... if p.default is inspect.Parameter.empty else Field(p.default, validate_default=False),
+        )
+        for p in parameters
     }
     tag = (Literal[name], name)  # type: ignore[valid-type]
     return create_model(
-        f"{scheme.__name__}Config", __base__=PurifierConfig, __module__=__name__, __doc__=f"See `purify.{scheme.__name__}`.", scheme=tag, **fields
+        f"{scheme.__name__}Config",
+        __base__=PurifierConfig,
+        __module__=__name__,
+        __doc__=f"See `purify.{scheme.__name__}`.",
+        scheme=tag,
+        **fields,
     )
 
 
@@ -80,7 +96,8 @@ def _is_plain(annotation: Any) -> bool:
 
 
 SECTIONS: dict[str, type[PurifierConfig]] = {name: _section(name, scheme) for name, scheme in PURIFIERS.items()}
-globals().update({section.__name__: section for section in SECTIONS.values()})  # where pickle looks: configurations travel to other processes
+# where pickle looks: configurations travel to other processes
+globals().update({section.__name__: section for section in SECTIONS.values()})
 
 
 def _scheme(value: Any) -> str | None:

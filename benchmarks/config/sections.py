@@ -43,7 +43,9 @@ def _explain(kind: type[BaseModel], problem: Any) -> str:
 
 
 def _without_tags(kind: Any, location: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The keys as a file has them: a section that is one of several kinds is followed by the name of its kind; in a list that name is kept, it helps."""
+    """The keys as a file has them: a section that is one of several kinds is followed by the name of its kind; in a
+    list that name is kept, it helps.
+    """
     parts: list[Any] = []
     for part in location:
         if parts and isinstance(part, str) and isinstance(parts[-1], str):
@@ -55,11 +57,17 @@ def _without_tags(kind: Any, location: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _known_keys(kind: Any, location: tuple[Any, ...]) -> list[str]:
-    """The keys of the section that `location` leads to, looking through lists, and into the one of several kinds that `location` names."""
+    """The keys of the section that `location` leads to, looking through lists, and into the one of several kinds that
+    `location` names.
+    """
     sections = [kind]
     for part in location:
         fields = [s.model_fields[part].annotation for s in sections if part in s.model_fields]
-        tagged = [s for s in sections if any(getattr(field.annotation, "__args__", ()) == (part,) for field in s.model_fields.values())]
+        tagged = [
+            s
+            for s in sections
+            if any(getattr(field.annotation, "__args__", ()) == (part,) for field in s.model_fields.values())
+        ]
         sections = [s for annotation in fields for s in _sections_in(annotation)] or tagged or sections
     return [key for section in sections for key in section.model_fields]
 
@@ -72,4 +80,8 @@ def _sections_in(annotation: Any) -> list[type[BaseModel]]:
 
 def _nearest(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else (f"; known here: {', '.join(known)}" if known and len(known) < 20 else "")
+    return (
+        f"; did you mean {near[0]!r}?"
+        if near
+        else (f"; known here: {', '.join(known)}" if known and len(known) < 20 else "")
+    )

@@ -1,8 +1,8 @@
 """Configurations of `purify sweep` and `purify compare`: a bench configuration, and in what its points differ.
 
-A sweep has a section `sweep:` from dotted keys of the bench configuration to lists of values, all combinations of which are points; with `mode: zip` the
-lists are walked together. A comparison has a section `schemes:` from names to changes of the purifier's section, and with `unequal: true` they may need
-different numbers of network evaluations.
+A sweep has a section `sweep:` from dotted keys of the bench configuration to lists of values, all combinations of which
+are points; with `mode: zip` the lists are walked together. A comparison has a section `schemes:` from names to changes
+of the purifier's section, and with `unequal: true` they may need different numbers of network evaluations.
 """
 
 import copy
@@ -68,20 +68,26 @@ class Plan:
     unequal: bool = False
 
     def position(self, reference: str) -> int:
-        """The position of the point that `reference` numbers, from 0, or names. Raises ConfigError where there is none."""
+        """The position of the point that `reference` numbers, from 0, or names. Raises ConfigError where there
+        is none.
+        """
         names = [point.name for point in self.points]
         if reference in names:
             return names.index(reference)
         if reference.isdecimal() and int(reference) < len(names):
             return int(reference)
-        raise ConfigError(f"--reference {reference!r} is neither a number from 0 to {len(names) - 1} nor one of {', '.join(names)}")
+        raise ConfigError(
+            f"--reference {reference!r} is neither a number from 0 to {len(names) - 1} nor one of {', '.join(names)}"
+        )
 
     def dump(self, path: Path) -> None:
         """Writes the configuration as YAML that gives this plan again."""
         write_text(path, yaml.safe_dump(self.source, sort_keys=False))
 
     def check_same(self, path: Path) -> None:
-        """Raises ConfigError unless `path`, written by `dump`, gives the same points: what is resumed must be what was begun."""
+        """Raises ConfigError unless `path`, written by `dump`, gives the same points: what is resumed must be what was
+        begun.
+        """
         if not path.is_file():
             raise ConfigError(f"--resume: {path.parent} holds no {self.kind} (no {path.name})")
         load = load_sweep if self.kind == "sweep" else load_compare
@@ -92,10 +98,15 @@ class Plan:
         given = {point.name: point.settings for point in self.points}
         differing = [name for name in [*given, *(stored.keys() - given.keys())] if given.get(name) != stored.get(name)]
         if differing:
-            raise ConfigError(f"--resume: the configuration differs from {path} at {', '.join(sorted(differing))}; give the same one, or another --out")
+            raise ConfigError(
+                f"--resume: the configuration differs from {path} at {', '.join(sorted(differing))}; give the same one,"
+                " or another --out"
+            )
 
 
-def load_sweep(config: str, overrides: list[str] | None = None, over: list[str] | None = None, zipped: bool = False) -> Plan:
+def load_sweep(
+    config: str, overrides: list[str] | None = None, over: list[str] | None = None, zipped: bool = False
+) -> Plan:
     """Reads a sweep.
 
     Args:
@@ -105,12 +116,15 @@ def load_sweep(config: str, overrides: list[str] | None = None, over: list[str] 
         zipped: whether to walk the lists together, whatever the section says.
 
     Raises:
-        ConfigError: no readable configuration, or a section that makes no points. The points' own values are not checked yet.
+        ConfigError: no readable configuration, or a section that makes no points. The points' own values are not
+            checked yet.
     """
     base = configs.load_values(config, overrides)
     section = base.pop("sweep", {})
     if not isinstance(section, dict):
-        raise ConfigError(f"sweep: expected a mapping from keys such as purifier.t_star to lists of values, got {section!r}")
+        raise ConfigError(
+            f"sweep: expected a mapping from keys such as purifier.t_star to lists of values, got {section!r}"
+        )
     axes = {key: values for key, values in section.items() if key != "mode"} | _parse_over(over or [])
     mode = "zip" if zipped else section.get("mode", "grid")
     _check_axes(axes, mode)
@@ -130,30 +144,44 @@ def load_compare(config: str, overrides: list[str] | None = None) -> Plan:
     """Reads a comparison: each scheme changes the purifier's section, or replaces it where it names another `scheme`.
 
     Args:
-        config: as for `benchmarks.config.files.load`: a bench configuration with a section `schemes:`, and possibly `unequal: true`.
+        config: as for `benchmarks.config.files.load`: a bench configuration with a section `schemes:`, and possibly
+            `unequal: true`.
         overrides: "dotted.key=value" strings.
 
     Raises:
-        ConfigError: no readable configuration, or schemes that make no comparison. The schemes' own values are not checked yet.
+        ConfigError: no readable configuration, or schemes that make no comparison. The schemes' own values are not
+            checked yet.
     """
     base = configs.load_values(config, overrides)
     schemes, unequal, purifier = base.pop("schemes", None), base.pop("unequal", False), base.get("purifier") or {}
     if not isinstance(unequal, bool):
         raise ConfigError(f"unequal: expected true or false, got {unequal!r}")
     if not isinstance(schemes, dict) or len(schemes) < 2:
-        raise ConfigError(f"schemes: expected a mapping from two or more names to changes of the purifier's section, got {schemes!r}")
+        raise ConfigError(
+            f"schemes: expected a mapping from two or more names to changes of the purifier's section, got {schemes!r}"
+        )
     if not isinstance(purifier, dict):
         raise ConfigError(f"purifier: expected a mapping, got {purifier!r}")
     points = []
     for name, changes in schemes.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ConfigError(
-                f"schemes: {name!r} is to be a folder's name: letters, digits, '-', '_', '.', '=', ',' and '+', a letter or digit first, no file's ending"
+                f"schemes: {name!r} is to be a folder's name: letters, digits, '-', '_', '.', '=', ',' and '+', a"
+                " letter or digit first, no file's ending"
             )
         if not isinstance(changes, dict):
-            raise ConfigError(f"schemes.{name}: expected a mapping of changes to the purifier's section, {{}} for none, got {changes!r}")
+            raise ConfigError(
+                f"schemes.{name}: expected a mapping of changes to the purifier's section, {{}} for none, got"
+                f" {changes!r}"
+            )
         section = {**purifier, **changes} if configs.same_scheme(purifier, changes) else changes
-        points.append(Point(name, {f"purifier.{key}": value for key, value in changes.items()}, copy.deepcopy({**base, "purifier": section})))
+        points.append(
+            Point(
+                name,
+                {f"purifier.{key}": value for key, value in changes.items()},
+                copy.deepcopy({**base, "purifier": section}),
+            )
+        )
     return Plan("compare", "schemes", {}, tuple(points), {**base, "unequal": unequal, "schemes": schemes}, unequal)
 
 
@@ -176,7 +204,9 @@ def _check_axes(axes: dict[str, Any], mode: object) -> None:
     if mode not in MODES:
         raise ConfigError(f"sweep.mode: expected one of {', '.join(MODES)}, got {mode!r}")
     if not axes:
-        raise ConfigError("nothing to sweep: give --over KEY=VALUE,VALUE,..., or a section `sweep:` of keys and lists of values")
+        raise ConfigError(
+            "nothing to sweep: give --over KEY=VALUE,VALUE,..., or a section `sweep:` of keys and lists of values"
+        )
     for key, values in axes.items():
         if not isinstance(key, str):
             raise ConfigError(f"sweep: expected keys such as purifier.t_star, got {key!r}")
@@ -184,7 +214,10 @@ def _check_axes(axes: dict[str, Any], mode: object) -> None:
             raise ConfigError(f"sweep: {key}: expected a list of one or more values, got {values!r}")
     lengths = {key: len(values) for key, values in axes.items()}
     if mode == "zip" and len(set(lengths.values())) > 1:
-        raise ConfigError(f"sweep: mode zip walks lists of equal length, got {', '.join(f'{n} values of {key}' for key, n in lengths.items())}")
+        raise ConfigError(
+            "sweep: mode zip walks lists of equal length, got"
+            f" {', '.join(f'{n} values of {key}' for key, n in lengths.items())}"
+        )
 
 
 def _check_names(points: list[Point]) -> None:
@@ -192,7 +225,10 @@ def _check_names(points: list[Point]) -> None:
     for point in points:
         other = first.setdefault(point.name, point)
         if other is not point:
-            raise ConfigError(f"sweep: two points are called {point.name!r}, {other.changes} and {point.changes}: give each value once")
+            raise ConfigError(
+                f"sweep: two points are called {point.name!r}, {other.changes} and {point.changes}: give each value"
+                " once"
+            )
 
 
 def _labels(keys: list[str]) -> dict[str, str]:
@@ -201,7 +237,9 @@ def _labels(keys: list[str]) -> dict[str, str]:
     for key in keys:
         parts = key.split(".")
         ends = [".".join(parts[i:]) for i in reversed(range(len(parts)))]
-        labels[key] = next((end for end in ends if not any(other != key and f".{other}".endswith(f".{end}") for other in keys)), key)
+        labels[key] = next(
+            (end for end in ends if not any(other != key and f".{other}".endswith(f".{end}") for other in keys)), key
+        )
     return labels
 
 
@@ -213,5 +251,9 @@ def _point_name(changes: Iterable[tuple[str, Any]]) -> str:
 
 def _text(value: Any) -> str:
     """A value as a part of a file's name."""
-    text = value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6).removesuffix("...\n").strip()
+    text = (
+        value
+        if isinstance(value, str)
+        else yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6).removesuffix("...\n").strip()
+    )
     return re.sub(r"[^\w.+-]+", "-", text.strip("{}[]"))

@@ -19,7 +19,9 @@ class DataConfig(Section):
 
 
 class TimesConfig(Section):
-    """Noise levels: "uniform", see `purify.training.objectives.TimeSampling`; "log-snr", `LogSNRTimes`; "lognormal", `LognormalTimes`, with `mean` and `std`."""
+    """Noise levels: "uniform", see `purify.training.objectives.TimeSampling`; "log-snr", `LogSNRTimes`; "lognormal",
+    `LognormalTimes`, with `mean` and `std`.
+    """
 
     distribution: Literal["uniform", "log-snr", "lognormal"] = "uniform"
     t_min: float = 1e-5
@@ -32,7 +34,9 @@ class TimesConfig(Section):
     @model_validator(mode="after")
     def _keys_of_other_distributions_are_left_alone(self) -> "TimesConfig":
         for kind, names in {"uniform": ("focus", "focus_share"), "lognormal": ("mean", "std")}.items():
-            if self.distribution != kind and any(getattr(self, name) != type(self).model_fields[name].default for name in names):
+            if self.distribution != kind and any(
+                getattr(self, name) != type(self).model_fields[name].default for name in names
+            ):
                 raise ValueError(f"{' and '.join(names)} go with distribution: {kind}, not with {self.distribution}")
         return self
 
@@ -56,7 +60,9 @@ class AdversarialConfig(Section):
 
 
 class ObjectiveConfig(Section):
-    """Denoising score matching with a weighting of `purify.training.objectives.weights`; with `addt`, adversarial denoising diffusion training."""
+    """Denoising score matching with a weighting of `purify.training.objectives.weights`; with `addt`, adversarial
+    denoising diffusion training.
+    """
 
     weighting: objectives.Weighting = "simple"
     addt: AdversarialConfig | None = None
@@ -97,8 +103,8 @@ class OptimisationConfig(Section):
 class TrainConfig(Section):
     """A training run: of a score network or of a classifier.
 
-    `init` names trained weights to start from, a packaged name or a file of `purify train`; without it, they are drawn from the seed. `notes` are what a user
-    of the weights should know, for the model card; they travel in the file.
+    `init` names trained weights to start from, a packaged name or a file of `purify train`; without it, they are drawn
+    from the seed. `notes` are what a user of the weights should know, for the model card; they travel in the file.
     """
 
     task: Literal["score", "classifier"]
@@ -126,7 +132,11 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _classifiers_have_no_noise_levels(self) -> "TrainConfig":
         if self.task == "classifier":
-            asked = [name for name in ("schedule", "prediction", "model", "times", "objective") if getattr(self, name) != type(self).model_fields[name].default]
+            asked = [
+                name
+                for name in ("schedule", "prediction", "model", "times", "objective")
+                if getattr(self, name) != type(self).model_fields[name].default
+            ]
             if asked:
                 raise ValueError(f"{', '.join(asked)}: for task: score, a classifier is trained without noise")
         return self

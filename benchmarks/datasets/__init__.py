@@ -15,7 +15,11 @@ from benchmarks.datasets.subsets import subset
 __all__ = ["FASHION_MNIST_CLASSES", "Dataset", "DatasetError", "ImageFiles", "as_floats", "known", "load", "subset"]
 
 _FAMILIES = (fashion_mnist, cifar, imagenet, celeba_hq, folder, arrays)
-_BY_NAME = {(head, bool(colon)): family for family in _FAMILIES for head, colon, _ in (name.partition(":") for name in family.NAMES)}
+_BY_NAME = {
+    (head, bool(colon)): family
+    for family in _FAMILIES
+    for head, colon, _ in (name.partition(":") for name in family.NAMES)
+}
 
 
 def known() -> tuple[str, ...]:
@@ -29,15 +33,19 @@ def load(name: str, root: str | None = None) -> Dataset:
     Args:
         name: one of `known()`:
 
-            - "fashion-mnist-embedded" (the first 1,000 test images, packaged), "fashion-mnist-train", "fashion-mnist-test";
-            - "cifar10-train", "cifar10-test", "cifar10-test-1000" (the first 1,000), "cifar100-train", "cifar100-test", see `cifar.load`;
+            - "fashion-mnist-embedded" (the first 1,000 test images, packaged), "fashion-mnist-train",
+              "fashion-mnist-test";
+            - "cifar10-train", "cifar10-test", "cifar10-test-1000" (the first 1,000), "cifar100-train", "cifar100-test",
+              see `cifar.load`;
             - "imagenet-val", "imagenet-robustbench", "imagenet-robustbench:PREPROCESSING", see `imagenet.load`;
-            - "celeba-hq:ATTRIBUTE", "celeba-hq-train:ATTRIBUTE", "celeba-hq-val:ATTRIBUTE", "celeba-hq-test:ATTRIBUTE", see `celeba_hq.load`;
+            - "celeba-hq:ATTRIBUTE", "celeba-hq-train:ATTRIBUTE", "celeba-hq-val:ATTRIBUTE", "celeba-hq-test:ATTRIBUTE",
+              see `celeba_hq.load`;
             - "folder:PATH", "folder:PATH@SIZE", see `folder.load`;
             - "npz:FILE" and "safetensors:FILE", see `arrays.read_npz` and `arrays.read_safetensors`;
             - several that are held in memory joined by "+": one data set.
-        root: where the files lie. Default: the environment variable PURIFY_DATA; without it `data` in the cache folder for CIFAR, ImageNet and CelebA-HQ,
-            Debian's package dataset-fashion-mnist for Fashion-MNIST, and the current folder for "folder:", "npz:" and "safetensors:".
+        root: where the files lie. Default: the environment variable PURIFY_DATA; without it `data` in the cache folder
+            for CIFAR, ImageNet and CelebA-HQ, Debian's package dataset-fashion-mnist for Fashion-MNIST, and the current
+            folder for "folder:", "npz:" and "safetensors:".
 
     Raises:
         DatasetError: unknown name, or files missing or not usable.
@@ -62,5 +70,8 @@ def _join(parts: list[Dataset], name: str) -> Dataset:
         raise DatasetError(f"{name!r}: data sets of different shapes or classes cannot be joined: {described}")
     images = [part.images for part in parts if isinstance(part.images, Tensor)]
     if len(images) < len(parts):
-        raise DatasetError(f"{name!r}: sets of image files cannot be joined; put the files into one folder and give it as 'folder:PATH'")
+        raise DatasetError(
+            f"{name!r}: sets of image files cannot be joined; put the files into one folder and give it as"
+            " 'folder:PATH'"
+        )
     return Dataset(torch.cat(images), torch.cat([part.labels for part in parts]), parts[0].classes)

@@ -15,8 +15,9 @@ class Dataset:
     """Images, labels, and the class names in label order.
 
     Attributes:
-        images: uint8 (n, c, h, w) in [0, 255]: a tensor, or of large sets `ImageFiles`, which are decoded when they are asked for. Both take a slice, an
-            int64 tensor or a list of positions in `[]`, and have `shape`; `images[:]` is a tensor in either case.
+        images: uint8 (n, c, h, w) in [0, 255]: a tensor, or of large sets `ImageFiles`, which are decoded when they are
+            asked for. Both take a slice, an int64 tensor or a list of positions in `[]`, and have `shape`; `images[:]`
+            is a tensor in either case.
         labels: (n,) int64, positions in `classes`.
         classes: names.
     """

@@ -1,6 +1,8 @@
-"""CelebA-HQ (Karras et al. 2018) with CelebA's attributes, from the folder CelebAMask-HQ (Lee et al. 2020): 30,000 faces.
+"""CelebA-HQ (Karras et al. 2018) with CelebA's attributes, from the folder CelebAMask-HQ (Lee et al. 2020): 30,000
+faces.
 
-The splits are CelebA's official ones, by the number of the original image: up to 162,770 to train, up to 182,637 to validate, then to test.
+The splits are CelebA's official ones, by the number of the original image: up to 162,770 to train, up to 182,637 to
+validate, then to test.
 """
 
 import difflib
@@ -18,17 +20,19 @@ _SPLITS = {"train": range(1, 162_771), "val": range(162_771, 182_638), "test": r
 _SIZE = 256
 _IMAGES, _ATTRIBUTES, _MAPPING = "CelebA-HQ-img", "CelebAMask-HQ-attribute-anno.txt", "CelebA-HQ-to-CelebA-mapping.txt"
 _HOW = (
-    "Get CelebAMask-HQ.zip by way of https://github.com/switchablenorms/CelebAMask-HQ (free for research), unpack it, and give the folder in which "
-    "CelebAMask-HQ lies as data.root (or the environment variable PURIFY_DATA)"
+    "Get CelebAMask-HQ.zip by way of https://github.com/switchablenorms/CelebAMask-HQ (free for research), unpack it,"
+    " and give the folder in which CelebAMask-HQ lies as data.root (or the environment variable PURIFY_DATA)"
 )
 
 
 def load(name: str, attribute: str, root: str | None) -> Dataset:
-    """Images uint8 (n, 3, 256, 256), decoded when they are asked for, resized from 1024 (bilinear, antialiased); labels 1 where the attribute is there.
+    """Images uint8 (n, 3, 256, 256), decoded when they are asked for, resized from 1024 (bilinear, antialiased); labels
+    1 where the attribute is there.
 
-    "celeba-hq:ATTRIBUTE" has all images in the order of their numbers. The splits are in the order of CelebA's original numbers, as in DiffPure, which
-    attacks images of the validation split. The folder CelebAMask-HQ with CelebA-HQ-img/0.jpg ..., CelebAMask-HQ-attribute-anno.txt and
-    CelebA-HQ-to-CelebA-mapping.txt (only for splits) is in `root`, else in $PURIFY_DATA, else in `data` of the cache folder, or is that folder itself.
+    "celeba-hq:ATTRIBUTE" has all images in the order of their numbers. The splits are in the order of CelebA's original
+    numbers, as in DiffPure, which attacks images of the validation split. The folder CelebAMask-HQ with
+    CelebA-HQ-img/0.jpg ..., CelebAMask-HQ-attribute-anno.txt and CelebA-HQ-to-CelebA-mapping.txt (only for splits) is
+    in `root`, else in $PURIFY_DATA, else in `data` of the cache folder, or is that folder itself.
 
     Raises:
         DatasetError: missing files, an unknown attribute.
@@ -40,7 +44,9 @@ def load(name: str, attribute: str, root: str | None) -> Dataset:
         original = _original_numbers(folder / _MAPPING)
         unknown = sorted(labels.keys() - original.keys())
         if unknown:
-            raise DatasetError(f"{folder / _MAPPING} has no line for image {unknown[0]}, which {_ATTRIBUTES} names. {_HOW}")
+            raise DatasetError(
+                f"{folder / _MAPPING} has no line for image {unknown[0]}, which {_ATTRIBUTES} names. {_HOW}"
+            )
         numbers = sorted((number for number in labels if original[number] in _SPLITS[split]), key=original.__getitem__)
     else:
         numbers = sorted(labels)
@@ -49,7 +55,10 @@ def load(name: str, attribute: str, root: str | None) -> Dataset:
     if not numbers:
         raise DatasetError(f"{folder} has no images of {name!r}. {_HOW}")
     if missing:
-        raise DatasetError(f"{folder / _IMAGES} lacks {len(missing):,} of the {len(numbers):,} images of {name!r}, the first is {missing[0]}.jpg. {_HOW}")
+        raise DatasetError(
+            f"{folder / _IMAGES} lacks {len(missing):,} of the {len(numbers):,} images of {name!r}, the first is"
+            f" {missing[0]}.jpg. {_HOW}"
+        )
     files = [folder / _IMAGES / f"{number}.jpg" for number in numbers]
     images = ImageFiles(files, Preparation((_SIZE, _SIZE), resize=_SIZE))
     return Dataset(images, torch.tensor([labels[number] for number in numbers]), (f"not {attribute}", attribute))
@@ -70,15 +79,24 @@ def _lines(path: Path) -> list[list[str]]:
 
 
 def _labels(path: Path, attribute: str) -> dict[int, int]:
-    """Number of an image -> 0 or 1. The file: how many images, the names of the attributes, then a line an image of its name and 1 or -1 for each."""
+    """Number of an image -> 0 or 1. The file: how many images, the names of the attributes, then a line an image of its
+    name and 1 or -1 for each.
+    """
     lines = _lines(path)
     names = lines[1] if len(lines) > 1 else []
     if attribute not in names and names:
         close = difflib.get_close_matches(attribute, names, 1)
-        raise DatasetError(f"unknown attribute {attribute!r}{f' (did you mean {close[0]!r}?)' if close else ''}; known: {', '.join(names)}")
+        raise DatasetError(
+            f"unknown attribute {attribute!r}{f' (did you mean {close[0]!r}?)' if close else ''}; known:"
+            f" {', '.join(names)}"
+        )
     try:
         column = 1 + names.index(attribute)
-        labels = {int(row[0].removesuffix(".jpg")): {"1": 1, "-1": 0}[row[column]] for row in lines[2:] if len(row) == 1 + len(names)}
+        labels = {
+            int(row[0].removesuffix(".jpg")): {"1": 1, "-1": 0}[row[column]]
+            for row in lines[2:]
+            if len(row) == 1 + len(names)
+        }
         if len(labels) != int(lines[0][0]):
             raise ValueError(f"{len(labels)} whole lines where {lines[0][0]} are announced")
     except (KeyError, ValueError, IndexError) as error:
@@ -87,7 +105,9 @@ def _labels(path: Path, attribute: str) -> dict[int, int]:
 
 
 def _original_numbers(path: Path) -> dict[int, int]:
-    """Number in CelebA-HQ -> number in CelebA, from 1. The lines: number, position in CelebA from 0, file in CelebA; a header may be there."""
+    """Number in CelebA-HQ -> number in CelebA, from 1. The lines: number, position in CelebA from 0, file in CelebA; a
+    header may be there.
+    """
     try:
         numbers = {int(row[0]): int(row[2].removesuffix(".jpg")) for row in _lines(path) if row[0].isdigit()}
     except (IndexError, ValueError) as error:

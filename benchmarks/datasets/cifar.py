@@ -1,4 +1,6 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009) from the unpacked official archives, in the official order: 32 x 32 colour images."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009) from the unpacked official archives, in the official order: 32 x 32 colour
+images.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +16,13 @@ from benchmarks.datasets.errors import DatasetError
 NAMES = ("cifar10-train", "cifar10-test", "cifar10-test-1000", "cifar100-train", "cifar100-test")
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _CIFAR100_NAMES = """
-    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle caterpillar cattle chair chimpanzee
-    clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower
-    leopard lion lizard lobster man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain
-    plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar sunflower
-    sweet_pepper table tank telephone television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
+    castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
+    elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster
+    man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck
+    pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk
+    skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger
+    tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
 """
 CIFAR100_CLASSES = tuple(_CIFAR100_NAMES.split())
 _SHAPE = (3, 32, 32)
@@ -74,9 +78,10 @@ _FAMILIES = {
 def load(name: str, _argument: str, root: str | None) -> Dataset:
     """Images uint8 (n, 3, 32, 32), labels (n,); of CIFAR-100 the 100 fine classes.
 
-    The unpacked folder (cifar-10-batches-bin, cifar-10-batches-py, cifar-100-binary or cifar-100-python) is in `root`, else in $PURIFY_DATA, else in
-    `data` of the cache folder, or is that folder itself. "cifar10-test-1000", the first 1,000 test images, also comes from an archive
-    test_first1000.npz there or in its subfolder cifar10 (see `arrays.read_npz`).
+    The unpacked folder (cifar-10-batches-bin, cifar-10-batches-py, cifar-100-binary or cifar-100-python) is in `root`,
+    else in $PURIFY_DATA, else in `data` of the cache folder, or is that folder itself. "cifar10-test-1000", the first
+    1,000 test images, also comes from an archive test_first1000.npz there or in its subfolder cifar10 (see
+    `arrays.read_npz`).
 
     Raises:
         DatasetError: missing, or not the official files.
@@ -93,8 +98,9 @@ def load(name: str, _argument: str, root: str | None) -> Dataset:
             return _extract(extract)
     looked_for = " nor ".join(map(str, (*family.folders, *extracts)))
     raise DatasetError(
-        f"{name!r} is not in {folder}, which has neither {looked_for}. Get it with `purify models fetch {family_name}-binary`, or unpack "
-        f"{family.url}-binary.tar.gz there, or give the place of the unpacked folder as data.root (or the environment variable PURIFY_DATA)."
+        f"{name!r} is not in {folder}, which has neither {looked_for}. Get it with `purify models fetch"
+        f" {family_name}-binary`, or unpack {family.url}-binary.tar.gz there, or give the place of the unpacked folder"
+        " as data.root (or the environment variable PURIFY_DATA)."
     )
 
 
@@ -118,7 +124,10 @@ def _read(family: _Family, files: list[Path], count: int) -> Dataset:
         if file.suffix == ".bin":
             size = count * (family.label_bytes + _PIXELS)
             if file.stat().st_size != size:
-                raise DatasetError(f"{file} has {file.stat().st_size} bytes, the official file has {size}: get {family.url}-binary.tar.gz anew")
+                raise DatasetError(
+                    f"{file} has {file.stat().st_size} bytes, the official file has {size}: get"
+                    f" {family.url}-binary.tar.gz anew"
+                )
             records = np.fromfile(file, np.uint8).reshape(count, -1)
             images.append(records[:, family.label_bytes :])
             labels.append(records[:, family.label_bytes - 1].astype(np.int64))
@@ -127,7 +136,9 @@ def _read(family: _Family, files: list[Path], count: int) -> Dataset:
             images.append(batch)
             labels.append(batch_labels)
         if labels[-1].min() < 0 or labels[-1].max() >= len(family.classes):
-            raise DatasetError(f"{file}: expected {count} labels from 0 to {len(family.classes) - 1}; this is not the official file")
+            raise DatasetError(
+                f"{file}: expected {count} labels from 0 to {len(family.classes) - 1}; this is not the official file"
+            )
     joined = np.concatenate(images).reshape(-1, *_SHAPE)
     return Dataset(torch.from_numpy(joined), torch.from_numpy(np.concatenate(labels)), family.classes)
 
@@ -135,5 +146,7 @@ def _read(family: _Family, files: list[Path], count: int) -> Dataset:
 def _extract(path: Path) -> Dataset:
     data = read_npz(path)
     if data.images.shape != (_FIRST, *_SHAPE) or int(data.labels.max()) >= len(CIFAR10_CLASSES):
-        raise DatasetError(f"{path}: expected {_FIRST} images (3, 32, 32) with labels from 0 to 9, got {tuple(data.images.shape)}")
+        raise DatasetError(
+            f"{path}: expected {_FIRST} images (3, 32, 32) with labels from 0 to 9, got {tuple(data.images.shape)}"
+        )
     return Dataset(data.images, data.labels, CIFAR10_CLASSES)

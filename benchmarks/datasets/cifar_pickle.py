@@ -1,7 +1,8 @@
 """CIFAR's "python" batches, which are pickles, read without running anything that they name.
 
-A batch is a dictionary of lists, strings and one NumPy array, pickled by Python 2. The three names that rebuild an array are answered by a recorder
-that only keeps its arguments, every other name is refused, and the array is then made from the recorded bytes.
+A batch is a dictionary of lists, strings and one NumPy array, pickled by Python 2. The three names that rebuild an
+array are answered by a recorder that only keeps its arguments, every other name is refused, and the array is then made
+from the recorded bytes.
 """
 
 import io
@@ -54,11 +55,19 @@ def read_batch(path: Path, count: int, pixels: int, label_key: str) -> tuple[np.
         content = _Batch(io.BytesIO(path.read_bytes()), encoding="latin1").load()
         labels = content[label_key]
         _, shape, dtype, fortran, stored = content["data"].state
-        if shape != (count, pixels) or dtype.arguments[0] != "u1" or len(labels) != count or {type(label) for label in labels} != {int}:
-            raise pickle.UnpicklingError(f"expected {count} images of {pixels} bytes and as many whole numbers, got an array of shape {shape}")
+        if (
+            shape != (count, pixels)
+            or dtype.arguments[0] != "u1"
+            or len(labels) != count
+            or {type(label) for label in labels} != {int}
+        ):
+            raise pickle.UnpicklingError(
+                f"expected {count} images of {pixels} bytes and as many whole numbers, got an array of shape {shape}"
+            )
         flat = np.frombuffer(stored.encode("latin1") if isinstance(stored, str) else stored, np.uint8)
         return flat.reshape(shape, order="F" if fortran else "C"), np.array(labels, np.int64)
     except Exception as error:  # a damaged or hostile stream can fail anywhere in the unpickler
         raise DatasetError(
-            f"{path} is not one of the official batches, and nothing in it was run: {error}. Get it anew, best the binary archive, which holds no pickles"
+            f"{path} is not one of the official batches, and nothing in it was run: {error}. Get it anew, best the"
+            " binary archive, which holds no pickles"
         ) from error

@@ -16,7 +16,18 @@ from benchmarks.datasets.errors import DatasetError
 from purify.zoo.folders import cache_folder
 
 NAMES = ("fashion-mnist-embedded", "fashion-mnist-train", "fashion-mnist-test")
-FASHION_MNIST_CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+FASHION_MNIST_CLASSES = (
+    "T-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 _FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
@@ -24,8 +35,8 @@ _FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx
 def load(name: str, _argument: str, root: str | None) -> Dataset:
     """The packaged first 1,000 test images, or the official files.
 
-    They are in the folder that torchvision uses (with FashionMNIST/raw inside), or in one with the four official files, plain or gzipped: `root`, else
-    $PURIFY_DATA, else Debian's package dataset-fashion-mnist.
+    They are in the folder that torchvision uses (with FashionMNIST/raw inside), or in one with the four official files,
+    plain or gzipped: `root`, else $PURIFY_DATA, else Debian's package dataset-fashion-mnist.
     """
     if name == "fashion-mnist-embedded":
         return _embedded()
@@ -53,13 +64,16 @@ def _find(root: str | None) -> Path:
         if all((folder / f).is_file() or (folder / f"{f}.gz").is_file() for f in _FILES):
             return folder
     raise DatasetError(
-        f"Fashion-MNIST is not at {' or '.join(map(str, candidates))}. Get it with `apt install dataset-fashion-mnist` on Debian or Ubuntu, or "
-        "with torchvision.datasets.FashionMNIST(FOLDER, download=True) and data.root=FOLDER (or the environment variable PURIFY_DATA=FOLDER)."
+        f"Fashion-MNIST is not at {' or '.join(map(str, candidates))}. Get it with `apt install dataset-fashion-mnist`"
+        " on Debian or Ubuntu, or with torchvision.datasets.FashionMNIST(FOLDER, download=True) and data.root=FOLDER"
+        " (or the environment variable PURIFY_DATA=FOLDER)."
     )
 
 
 def _unpack(source: Path) -> Path:
-    """Unpacks the files of a folder once into the user's cache, in torchvision's layout; each source folder has a place of its own."""
+    """Unpacks the files of a folder once into the user's cache, in torchvision's layout; each source folder has a place
+    of its own.
+    """
     raw = cache_folder() / hashlib.sha256(str(source.resolve()).encode()).hexdigest()[:16] / "FashionMNIST" / "raw"
     raw.mkdir(parents=True, exist_ok=True)
     for name in _FILES:
@@ -69,7 +83,10 @@ def _unpack(source: Path) -> Path:
         packed = source / f"{name}.gz"
         temporary = target.with_name(f"{name}.{os.getpid()}.partial")
         try:
-            with gzip.open(packed, "rb") if packed.is_file() else open(source / name, "rb") as stream, open(temporary, "wb") as out:
+            with (
+                gzip.open(packed, "rb") if packed.is_file() else open(source / name, "rb") as stream,
+                open(temporary, "wb") as out,
+            ):
                 shutil.copyfileobj(stream, out)
             os.replace(temporary, target)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:

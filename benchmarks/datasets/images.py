@@ -1,6 +1,7 @@
 """Image files as uint8 arrays, decoded when they are asked for.
 
-Resizing and cropping follow torchvision's transforms on PIL images to the pixel: the published numbers of ImageNet models are made with them.
+Resizing and cropping follow torchvision's transforms on PIL images to the pixel: the published numbers of ImageNet
+models are made with them.
 """
 
 import io
@@ -22,12 +23,24 @@ from benchmarks.datasets.errors import DatasetError
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 MAX_PIXELS = 1 << 26
 _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")  # Pillow would also hand PostScript to an interpreter
-_UNREADABLE = (ArithmeticError, EOFError, LookupError, MemoryError, OSError, SyntaxError, TypeError, ValueError, struct.error, zlib.error)
+_UNREADABLE = (
+    ArithmeticError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 
 
 @contextmanager
 def opened(source: Path | io.BytesIO, name: str, modes: tuple[str, ...] = ("L", "RGB")) -> Iterator[Image.Image]:
-    """An image of 8 bits a channel whose pixels are not decoded yet; errors of decoding them inside `with` are explained too.
+    """An image of 8 bits a channel whose pixels are not decoded yet; errors of decoding them inside `with` are
+    explained too.
 
     Args:
         source: a file.
@@ -40,12 +53,16 @@ def opened(source: Path | io.BytesIO, name: str, modes: tuple[str, ...] = ("L", 
     try:
         with Image.open(source, formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise DatasetError(f"{name} declares {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}: not decoded; make it smaller first")
+                raise DatasetError(
+                    f"{name} declares {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}: not decoded;"
+                    " make it smaller first"
+                )
             deep = any("16" in str(tile[3][0] if isinstance(tile[3], tuple) else tile[3]) for tile in image.tile)
             if image.mode not in modes or deep:
                 raise DatasetError(
-                    f"{name} is an image of mode {image.mode!r}{' with 16 bits a channel' if deep else ''}, expected {' or '.join(modes)} with 8 bits a "
-                    f"channel: convert it, for instance with PIL.Image.open({name!r}).convert('RGB').save('converted.png')"
+                    f"{name} is an image of mode {image.mode!r}{' with 16 bits a channel' if deep else ''}, expected"
+                    f" {' or '.join(modes)} with 8 bits a channel: convert it, for instance with"
+                    f" PIL.Image.open({name!r}).convert('RGB').save('converted.png')"
                 )
             yield image
     except DatasetError:
@@ -55,7 +72,9 @@ def opened(source: Path | io.BytesIO, name: str, modes: tuple[str, ...] = ("L", 
 
 
 def class_files(folder: Path) -> list[Path]:
-    """The images below a class folder, in torchvision's order: folder by folder, sorted names. Raises DatasetError where there are none."""
+    """The images below a class folder, in torchvision's order: folder by folder, sorted names. Raises DatasetError
+    where there are none.
+    """
     files = [
         Path(place, name)
         for place, _, names in sorted(os.walk(folder, followlinks=True))
@@ -63,7 +82,9 @@ def class_files(folder: Path) -> list[Path]:
         if name.lower().endswith(SUFFIXES) and not name.startswith(".")
     ]
     if not files:
-        raise DatasetError(f"{folder} has no images ({', '.join(SUFFIXES)}): put the images of the class there, or remove the folder")
+        raise DatasetError(
+            f"{folder} has no images ({', '.join(SUFFIXES)}): put the images of the class there, or remove the folder"
+        )
     return files
 
 
@@ -92,11 +113,16 @@ class Preparation:
         with opened(path, str(path), self.modes) as file:
             image = file.convert("L" if self.channels == 1 else "RGB")
             if self.resize is not None:
-                image = image.resize(self._resized(image, path), Image.Resampling.BICUBIC if self.bicubic else Image.Resampling.BILINEAR)
+                image = image.resize(
+                    self._resized(image, path), Image.Resampling.BICUBIC if self.bicubic else Image.Resampling.BILINEAR
+                )
             if self.crop:
                 image = _centre(image, self.size)
             if (image.height, image.width) != self.size:
-                raise DatasetError(f"{path} is {image.height} x {image.width} pixels, expected {self.size[0]} x {self.size[1]} (height x width)")
+                raise DatasetError(
+                    f"{path} is {image.height} x {image.width} pixels, expected {self.size[0]} x {self.size[1]} (height"
+                    " x width)"
+                )
             return np.asarray(image).reshape(*self.size, self.channels).transpose(2, 0, 1)
 
     def _resized(self, image: Image.Image, path: Path) -> tuple[int, int]:
@@ -106,7 +132,10 @@ class Preparation:
         short, long = sorted(image.size)
         length = int(self.resize * long / short)
         if self.resize * length > MAX_PIXELS:
-            raise DatasetError(f"{path} is {image.height} x {image.width} pixels: too long and thin to resize the shorter side to {self.resize}")
+            raise DatasetError(
+                f"{path} is {image.height} x {image.width} pixels: too long and thin to resize the shorter side to"
+                f" {self.resize}"
+            )
         return (self.resize, length) if image.width <= image.height else (length, self.resize)
 
 
@@ -143,7 +172,10 @@ class ImageFiles:
         else:
             tensor = torch.as_tensor(positions)
             if tensor.ndim != 1 or (tensor.dtype != torch.int64 and len(tensor)):
-                raise TypeError(f"image files take a slice, a one-dimensional int64 tensor or a list of positions, got {positions!r}")
+                raise TypeError(
+                    "image files take a slice, a one-dimensional int64 tensor or a list of positions, got"
+                    f" {positions!r}"
+                )
             chosen = [self.files[position] for position in tensor.tolist()]
         images = torch.empty((len(chosen), *self.shape[1:]), dtype=torch.uint8)
         for image, file in zip(images, chosen, strict=True):
@@ -152,9 +184,12 @@ class ImageFiles:
 
 
 def _centre(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The middle (height, width) of an image, with black around a smaller one; odd margins are split as torchvision splits them."""
+    """The middle (height, width) of an image, with black around a smaller one; odd margins are split as torchvision
+    splits them.
+    """
     height, width = size
     top, left = (
-        -((wanted - there) // 2) if wanted > there else round((there - wanted) / 2) for there, wanted in ((image.height, height), (image.width, width))
+        -((wanted - there) // 2) if wanted > there else round((there - wanted) / 2)
+        for there, wanted in ((image.height, height), (image.width, width))
     )
     return image.crop((left, top, left + width, top + height))

@@ -10,14 +10,15 @@ _MAX_SEED = 2**32 - 1
 def subset(n_total: int, seed: int) -> Tensor:
     """All positions of a data set in the order of a seed: the first k are a subset of k images without replacement.
 
-    This is NumPy's legacy `RandomState(seed).permutation(n_total)`, whose first k entries are `RandomState(seed).choice(n_total, k, replace=False)`.
-    So `subset(len(data), data_seed)[:num_sub]` are the images, in order, that the code of DiffPure (Nie et al. 2022, data/datasets.py) takes with
-    `--num_sub` and `--data_seed` from "cifar10-test" and from the complete "imagenet-val"; with num_sub <= 0 it takes all in the official order.
+    This is NumPy's legacy `RandomState(seed).permutation(n_total)`, whose first k entries are
+    `RandomState(seed).choice(n_total, k, replace=False)`. So `subset(len(data), data_seed)[:num_sub]` are the images,
+    in order, that the code of DiffPure (Nie et al. 2022, data/datasets.py) takes with `--num_sub` and `--data_seed`
+    from "cifar10-test" and from the complete "imagenet-val"; with num_sub <= 0 it takes all in the official order.
 
-    Its scripts take only 64 images of CIFAR-10 a run (200 for BPDA+EOT) and 16 of ImageNet, with the data seed left to the caller. So the published
-    512 images are probably several such draws, for instance `torch.cat([subset(10_000, seed)[:64] for seed in range(8)])`, which may share images;
-    which seeds they had is not published. Of CelebA-HQ it takes the first batch of `subset(len(data), data_seed)[:int(2 / 100 * len(data))]` of
-    "celeba-hq-val:ATTRIBUTE".
+    Its scripts take only 64 images of CIFAR-10 a run (200 for BPDA+EOT) and 16 of ImageNet, with the data seed left to
+    the caller. So the published 512 images are probably several such draws, for instance `torch.cat([subset(10_000,
+    seed)[:64] for seed in range(8)])`, which may share images; which seeds they had is not published. Of CelebA-HQ it
+    takes the first batch of `subset(len(data), data_seed)[:int(2 / 100 * len(data))]` of "celeba-hq-val:ATTRIBUTE".
 
     Args:
         n_total: images in the data set.

@@ -1,14 +1,16 @@
 """Certified radii of a smoothed classifier: arrays in, predictions and radii out.
 
-The procedure is CERTIFY of Cohen et al. 2019 (arXiv 1902.02918, section 3.2.2). For each image, n0 noisy draws choose a class, n other draws count how often
-the base classifier gives it, and a one-sided Clopper-Pearson bound p_lower on its probability gives the radius sigma Phi^-1(p_lower); with p_lower <= 1/2 it
-abstains.
+The procedure is CERTIFY of Cohen et al. 2019 (arXiv 1902.02918, section 3.2.2). For each image, n0 noisy draws choose a
+class, n other draws count how often the base classifier gives it, and a one-sided Clopper-Pearson bound p_lower on its
+probability gives the radius sigma Phi^-1(p_lower); with p_lower <= 1/2 it abstains.
 
-What a certificate claims: with probability at least 1 - alpha over the n0 + n draws, the smoothed classifier g(x) = argmax_c P(base(x + noise) = c)
-gives the certified class at every x' with |x' - x|_2 < radius, in the L2 norm on images in [0, 1]. That holds for each image on its own: among many, a
-share of up to alpha may be wrong. What it does not claim: anything about other norms; about a single noisy draw, or a single purified image, which may well be
-wrong inside the radius; about a vote of finitely many draws, unless it abstains as PREDICT does; or that the class is the true one. It is a statement of
-real arithmetic and ideal normals: floating point can break it (Voracek & Hein 2022, arXiv 2207.07209).
+What a certificate claims: with probability at least 1 - alpha over the n0 + n draws, the smoothed classifier g(x) =
+argmax_c P(base(x + noise) = c) gives the certified class at every x' with |x' - x|_2 < radius, in the L2 norm on images
+in [0, 1]. That holds for each image on its own: among many, a share of up to alpha may be wrong. What it does not
+claim: anything about other norms; about a single noisy draw, or a single purified image, which may well be wrong inside
+the radius; about a vote of finitely many draws, unless it abstains as PREDICT does; or that the class is the true one.
+It is a statement of real arithmetic and ideal normals: floating point can break it (Voracek & Hein 2022, arXiv
+2207.07209).
 """
 
 import time
@@ -33,7 +35,8 @@ ABSTAIN = -1
 
 
 def clopper_pearson_lower(hits: np.ndarray, draws: int, alpha: float) -> np.ndarray:
-    """One-sided lower bounds on probabilities: each exceeds its true one with probability at most `alpha` (Clopper & Pearson 1934).
+    """One-sided lower bounds on probabilities: each exceeds its true one with probability at most `alpha` (Clopper &
+    Pearson 1934).
 
     Args:
         hits: integers in [0, draws], of any shape.
@@ -48,7 +51,9 @@ def clopper_pearson_lower(hits: np.ndarray, draws: int, alpha: float) -> np.ndar
 
 
 def radius_of(probability: np.ndarray, sigma: float) -> np.ndarray:
-    """sigma Phi^-1(p): the L2 radius within which a class of probability at least p > 1/2 stays the likeliest (Cohen et al. 2019, theorem 1); else 0."""
+    """sigma Phi^-1(p): the L2 radius within which a class of probability at least p > 1/2 stays the likeliest (Cohen et
+    al. 2019, theorem 1); else 0.
+    """
     return np.maximum(sigma * special.ndtri(probability), 0.0)
 
 
@@ -57,7 +62,8 @@ class Certification:
     """What was counted, and what follows from it.
 
     Attributes:
-        selection: (images, classes) int64, on the CPU: how often each class was given in the `n0` draws that choose one.
+        selection: (images, classes) int64, on the CPU: how often each class was given in the `n0` draws that choose
+            one.
         counts: (images, classes) int64: the same of the `n` draws that estimate.
         labels: (images,) int64.
         sigma: of the noise, on images in [0, 1].
@@ -95,7 +101,9 @@ class Certification:
 
     @property
     def largest_radius(self) -> float:
-        """What the draws can certify where they all agree, sigma Phi^-1(alpha^(1/n)): no radius beyond it is seen, however robust the classifier."""
+        """What the draws can certify where they all agree, sigma Phi^-1(alpha^(1/n)): no radius beyond it is seen,
+        however robust the classifier.
+        """
         return float(radius_of(clopper_pearson_lower(np.array(self.n), self.n, self.alpha), self.sigma))
 
     @cached_property
@@ -105,7 +113,9 @@ class Certification:
 
     @cached_property
     def smoothed(self) -> np.ndarray:
-        """(images,) int64: PREDICT of Cohen et al. over the `n` draws: g(x), wrong with probability at most alpha, or `ABSTAIN`."""
+        """(images,) int64: PREDICT of Cohen et al. over the `n` draws: g(x), wrong with probability at most alpha, or
+        `ABSTAIN`.
+        """
         two = self.counts.topk(2, dim=1)
         first, second = two.values.numpy().T
         # A two-sided test of a fair coin: is the first class really given more often than the second?
@@ -123,7 +133,9 @@ class Certification:
         return int((self.predictions == ABSTAIN).sum())
 
     def certified_accuracy(self, radius: float) -> Estimate:
-        """Share of images with the true class certified at `radius` or more, an abstention being wrong; Wilson interval over images."""
+        """Share of images with the true class certified at `radius` or more, an abstention being wrong; Wilson interval
+        over images.
+        """
         return wilson(int(((self.predictions == self.labels.numpy()) & (self.radii >= radius)).sum()), len(self.labels))
 
     @property
@@ -133,12 +145,16 @@ class Certification:
 
     @property
     def single(self) -> Estimate:
-        """Mean over the `n` draws of the accuracy of one draw, which is what no certificate speaks of; bootstrap interval over images."""
+        """Mean over the `n` draws of the accuracy of one draw, which is what no certificate speaks of; bootstrap
+        interval over images.
+        """
         return bootstrap_mean((self.counts.gather(1, self.labels[:, None])[:, 0].double() / self.n).numpy())
 
     @property
     def average_radius(self) -> float:
-        """Average certified radius: the mean over images of the radius where the true class is certified, 0 elsewhere (Zhai et al. 2020, arXiv 2001.02378)."""
+        """Average certified radius: the mean over images of the radius where the true class is certified, 0 elsewhere
+        (Zhai et al. 2020, arXiv 2001.02378).
+        """
         return float(np.where(self.predictions == self.labels.numpy(), self.radii, 0.0).mean())
 
     @property
@@ -150,18 +166,31 @@ class Certification:
         """One certification of all images of `parts`, which share sigma, n0, n and alpha."""
         tensors = (torch.cat([getattr(p, name) for p in parts]) for name in ("selection", "counts", "labels"))
         one = parts[0]
-        return Certification(*tensors, one.sigma, one.n0, one.n, one.alpha, sum(p.seconds for p in parts), sum(p.network_evaluations for p in parts))
+        return Certification(
+            *tensors,
+            one.sigma,
+            one.n0,
+            one.n,
+            one.alpha,
+            sum(p.seconds for p in parts),
+            sum(p.network_evaluations for p in parts),
+        )
 
 
 def check_draws(n0: int, n: int, alpha: float) -> None:
-    """Raises ValueError unless n0 and n are positive integers, alpha lies in (0, 1), and n draws can certify anything at that alpha."""
+    """Raises ValueError unless n0 and n are positive integers, alpha lies in (0, 1), and n draws can certify anything
+    at that alpha.
+    """
     for name, value in (("n0", n0), ("n", n)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a positive integer, got {value!r}")
     if not 0 < alpha < 1:
         raise ValueError(f"alpha must lie in (0, 1), got {alpha}")
     if not alpha ** (1 / n) > 0.5:
-        raise ValueError(f"n={n} draws can certify nothing at alpha={alpha:g}, even where they all agree: take at least {int(np.log2(1 / alpha)) + 1}")
+        raise ValueError(
+            f"n={n} draws can certify nothing at alpha={alpha:g}, even where they all agree: take at least"
+            f" {int(np.log2(1 / alpha)) + 1}"
+        )
 
 
 @torch.no_grad()
@@ -187,18 +216,24 @@ def certify(
         n0: draws 0 .. n0 - 1 of an image's keys choose the class.
         n: draws n0 .. n0 + n - 1 estimate its probability.
         alpha: probability of a wrong certificate, for each image.
-        seed: of all keys: the counts are a function of (seed, image id), up to rounding where two logits are all but equal.
+        seed: of all keys: the counts are a function of (seed, image id), up to rounding where two logits are all but
+            equal.
         image_ids: (images,) int64, default 0 .. images - 1: identities of the images, for their keys.
         batch_size: noisy draws of one call of the model, of several images where they fit.
         progress: progress(done, total) in noisy draws.
 
     Raises:
-        ValueError: bad images, labels or settings, or a model that is not `Smoothed`, before any work starts; labels that the model does not have.
+        ValueError: bad images, labels or settings, or a model that is not `Smoothed`, before any work starts; labels
+            that the model does not have.
 
-    Warns (UserWarning) of batch norm or dropout in training mode: what depends on the other images of a batch is no classifier to certify.
+    Warns (UserWarning) of batch norm or dropout in training mode: what depends on the other images of a batch is no
+    classifier to certify.
     """
     if not isinstance(model, Smoothed):
-        raise ValueError(f"model must be purify.Smoothed or purify.DenoisedSmoothing, which know their sigma, got {type(model).__name__}: wrap it")
+        raise ValueError(
+            "model must be purify.Smoothed or purify.DenoisedSmoothing, which know their sigma, got"
+            f" {type(model).__name__}: wrap it"
+        )
     check_inputs(x, y)
     check_draws(n0, n, alpha)
     if not isinstance(batch_size, int) or batch_size < 1:
@@ -222,11 +257,23 @@ def certify(
                 progress(first + len(flat), total)
         counted = counts.cpu()  # type: ignore[union-attr]
         spent = time.monotonic() - started
-        return Certification(counted[:, 0].contiguous(), counted[:, 1].contiguous(), y.cpu(), model.sigma, n0, n, alpha, spent, evaluations())
+        return Certification(
+            counted[:, 0].contiguous(),
+            counted[:, 1].contiguous(),
+            y.cpu(),
+            model.sigma,
+            n0,
+            n,
+            alpha,
+            spent,
+            evaluations(),
+        )
 
 
 def _count(counts: Tensor, image: Tensor, stage: Tensor, logits: Tensor) -> None:
-    """Adds each draw's label to `counts` (images, stages, classes); a draw with NaN among its logits counts for no class."""
+    """Adds each draw's label to `counts` (images, stages, classes); a draw with NaN among its logits counts for no
+    class.
+    """
     defined = ~logits.isnan().any(1)
     place = (image * counts.shape[1] + stage) * counts.shape[2] + logits.nan_to_num(nan=0.0).argmax(1)
     counts.view(-1).index_add_(0, place, defined.long())
@@ -234,6 +281,8 @@ def _count(counts: Tensor, image: Tensor, stage: Tensor, logits: Tensor) -> None
 
 def _check_logits(logits: Tensor, rows: int, largest_label: int) -> None:
     if logits.ndim != 2 or len(logits) != rows or logits.shape[1] < 2:
-        raise ValueError(f"the model must return logits of shape ({rows}, classes), at least two classes, got {tuple(logits.shape)}")
+        raise ValueError(
+            f"the model must return logits of shape ({rows}, classes), at least two classes, got {tuple(logits.shape)}"
+        )
     if largest_label >= logits.shape[1]:
         raise ValueError(f"the model has {logits.shape[1]} classes, the labels go up to {largest_label}")

@@ -16,16 +16,21 @@ LARGEST = 5000
 """Most numbers of an image for which a linear denoiser is fitted: its covariance has their square."""
 
 PLENTY = 10
-"""Training images for each number of an image from which a linear denoiser is about the best there is; with 16, its error is 1 % more."""
+"""Training images for each number of an image from which a linear denoiser is about the best there is; with 16, its
+error is 1 % more.
+"""
 
 _MEASURED = 1000
 _BATCH = 250 * 3 * 32 * 32  # numbers that go through a network at once
 
 
 def own_times(model: ScoreModel, times: Iterable[float]) -> dict[float, float]:
-    """Those noise levels, given as times of `LinearVP()`, that the model was trained on: each with its own time of as much noise."""
+    """Those noise levels, given as times of `LinearVP()`, that the model was trained on: each with its own time of as
+    much noise.
+    """
     own = {t: float(model.time_of_vp(t)) for t in times}
-    return {name: min(t, model.t_max) for name, t in own.items() if t <= model.t_max * (1 + 1e-9)}  # the way there and back rounds
+    # the way there and back rounds
+    return {name: min(t, model.t_max) for name, t in own.items() if t <= model.t_max * (1 + 1e-9)}
 
 
 def measured_images(test_set: Dataset) -> int:
@@ -40,9 +45,13 @@ def batch_of(shape: Iterable[int]) -> int:
 
 @torch.no_grad()
 def denoising_errors(
-    model: ScoreModel, test_set: Dataset, times: Mapping[float, float], progress: Callable[[int, str], None] = lambda done, note: None
+    model: ScoreModel,
+    test_set: Dataset,
+    times: Mapping[float, float],
+    progress: Callable[[int, str], None] = lambda done, note: None,
 ) -> dict[float, float]:
-    """Mean squared error of E[x0 | x_t] per pixel, in units where images are in [-1, 1], on the measured images with one draw of noise each.
+    """Mean squared error of E[x0 | x_t] per pixel, in units where images are in [-1, 1], on the measured images with
+    one draw of noise each.
 
     Args:
         model: on any device.
@@ -68,7 +77,8 @@ def denoising_errors(
 
 @dataclass(frozen=True)
 class LinearDenoiser:
-    """The Wiener filter: the best affine estimate of x0 from x_t, for data of known mean and covariance; here they are estimated.
+    """The Wiener filter: the best affine estimate of x0 from x_t, for data of known mean and covariance; here they are
+    estimated.
 
     Attributes:
         mean: (d,) of the images, flattened, in the model's range.
@@ -87,7 +97,9 @@ class LinearDenoiser:
 
     @staticmethod
     def has_plenty(train_set: Dataset) -> bool:
-        """Whether there are so many images that the fit is about the best linear denoiser of their kind; with fewer, its errors are too large."""
+        """Whether there are so many images that the fit is about the best linear denoiser of their kind; with fewer,
+        its errors are too large.
+        """
         return len(train_set) >= PLENTY * math.prod(train_set.images.shape[1:])
 
     @classmethod
@@ -95,7 +107,9 @@ class LinearDenoiser:
         """From all images of a data set. Raises ValueError for images of more than `LARGEST` numbers."""
         size = math.prod(train_set.images.shape[1:])
         if not cls.can_fit(train_set):
-            raise ValueError(f"a linear denoiser is fitted to images of at most {LARGEST:,} numbers, these have {size:,}")
+            raise ValueError(
+                f"a linear denoiser is fitted to images of at most {LARGEST:,} numbers, these have {size:,}"
+            )
         parts = [slice(first, first + 5000) for first in range(0, len(train_set), 5000)]
         flat = (objectives.to_network_range(train_set.images[rows], value_range).flatten(1) for rows in parts)
         mean = torch.stack([part.sum(0, dtype=torch.float64) for part in flat]).sum(0) / len(train_set)
@@ -107,14 +121,18 @@ class LinearDenoiser:
         return cls(mean, variances.clamp_min(0), directions)
 
     def errors(self, model: ScoreModel, test_set: Dataset, times: Mapping[float, float]) -> dict[float, float]:
-        """What `denoising_errors` measures, of this denoiser: on the same images and noise, at the noise levels of the model's process."""
+        """What `denoising_errors` measures, of this denoiser: on the same images and noise, at the noise levels of the
+        model's process.
+        """
         x0, noise = (images.flatten(1).double() for images in _test_images(model, test_set))
         clean, n = (x0 - self.mean) @ self.directions, noise @ self.directions
         errors = {}
         for name, t in times.items():
             alpha, sigma = model.schedule.alpha(t), model.schedule.sigma(t)
             gain = alpha * self.variances / (alpha**2 * self.variances + sigma**2)
-            errors[name] = _on_symmetric_range(float((gain * (alpha * clean + sigma * n) - clean).square().mean()), model)
+            errors[name] = _on_symmetric_range(
+                float((gain * (alpha * clean + sigma * n) - clean).square().mean()), model
+            )
         return errors
 
 

@@ -1,10 +1,11 @@
 """The measurement: arrays in, numbers and intervals out.
 
-An attack makes one adversarial example per image, with draws of its own; the deployed model then judges that fixed example by `draws`
-fresh draws. With fixed randomness the attacker knows the noise instead: each draw is a deterministic model, attacked and judged on its own.
+An attack makes one adversarial example per image, with draws of its own; the deployed model then judges that fixed
+example by `draws` fresh draws. With fixed randomness the attacker knows the noise instead: each draw is a deterministic
+model, attacked and judged on its own.
 
-A prediction is the largest logit, NaN counting as the smallest. Where no logit is finite there is none: such a draw is `UNDEFINED`, not right, and
-counted apart, as it shows a broken model, not an attack that works.
+A prediction is the largest logit, NaN counting as the smallest. Where no logit is finite there is none: such a draw is
+`UNDEFINED`, not right, and counted apart, as it shows a broken model, not an attack that works.
 """
 
 import time
@@ -31,13 +32,15 @@ from purify.purifiers import Purifier
 from purify.score.model import ScoreModel
 
 Attack = Callable[..., Tensor]
-"""attack(model, x, y, keys=, progress=) -> x_adv, see `attacks.PGD`. One that judges by itself has a method `with_verdict`, see `attacks.AutoAttack`."""
+"""attack(model, x, y, keys=, progress=) -> x_adv, see `attacks.PGD`. One that judges by itself has a method
+`with_verdict`, see `attacks.AutoAttack`.
+"""
 
 Randomness = Literal["fresh", "fixed"]
 
 ATTACK_DRAW = 2**32 - 1
-"""The number of the draw whose keys go to the attack (with fixed randomness: minus that of the draw attacked); evaluation draws count from 0, so the
-two never meet.
+"""The number of the draw whose keys go to the attack (with fixed randomness: minus that of the draw attacked);
+evaluation draws count from 0, so the two never meet.
 """
 
 UNDEFINED = -1
@@ -51,13 +54,16 @@ class Evaluation:
     Attributes:
         predictions: (n, draws) int64, on the CPU: the label of every draw, or `UNDEFINED`.
         labels: (n,) int64.
-        x_adv: (n, c, h, w), on the CPU: the images judged (the clean ones without an attack; with fixed randomness, those of draw 0).
+        x_adv: (n, c, h, w), on the CPU: the images judged (the clean ones without an attack; with fixed randomness,
+            those of draw 0).
         seconds: wall time.
         network_evaluations: images that went through the score network, recomputation for gradients included.
         warnings: what was warned of meanwhile, for instance dead gradients.
         randomness: "fresh" or "fixed", see `evaluate`.
-        own_verdict: (n, k) bool: which images an attack that judges by itself (AutoAttack) counts as right, by attack; else None.
-        attack_cost: images that the attack sent through the attacked model, forward and backward; None where it was not counted.
+        own_verdict: (n, k) bool: which images an attack that judges by itself (AutoAttack) counts as right, by attack;
+            else None.
+        attack_cost: images that the attack sent through the attacked model, forward and backward; None where it was not
+            counted.
         targets: (n, draws) int64: the classes that a targeted attack sought; else None.
     """
 
@@ -94,7 +100,9 @@ class Evaluation:
 
     @property
     def majority(self) -> dict[int, Estimate]:
-        """The vote of all draws right, a tie counting as wrong; Wilson interval. Empty with fixed randomness: its draws see different images."""
+        """The vote of all draws right, a tie counting as wrong; Wilson interval. Empty with fixed randomness: its draws
+        see different images.
+        """
         if self.randomness == "fixed":
             return {}
         votes = plurality(self.predictions - UNDEFINED) + UNDEFINED  # an undefined draw votes for no class
@@ -107,8 +115,14 @@ class Evaluation:
 
     @property
     def reached(self) -> Estimate | None:
-        """Mean over draws of the share of images that are given the class that a targeted attack sought; bootstrap interval over images."""
-        return None if self.targets is None else bootstrap_mean((self.predictions == self.targets).double().mean(1).numpy())
+        """Mean over draws of the share of images that are given the class that a targeted attack sought; bootstrap
+        interval over images.
+        """
+        return (
+            None
+            if self.targets is None
+            else bootstrap_mean((self.predictions == self.targets).double().mean(1).numpy())
+        )
 
     @property
     def own(self) -> Estimate | None:
@@ -124,7 +138,10 @@ class Evaluation:
         """One evaluation of all images of `parts`."""
         tensors = (torch.cat([getattr(p, name) for p in parts]) for name in ("predictions", "labels", "x_adv"))
         warned = tuple(text for p in parts for text in p.warnings)
-        own, targets = (None if getattr(parts[0], name) is None else torch.cat([getattr(p, name) for p in parts]) for name in ("own_verdict", "targets"))
+        own, targets = (
+            None if getattr(parts[0], name) is None else torch.cat([getattr(p, name) for p in parts])
+            for name in ("own_verdict", "targets")
+        )
         costs = [p.attack_cost for p in parts if p.attack_cost is not None]
         cost = Cost(sum(c.forward for c in costs), sum(c.backward for c in costs)) if len(costs) == len(parts) else None
         spent = sum(p.seconds for p in parts), sum(p.network_evaluations for p in parts)
@@ -149,19 +166,23 @@ def evaluate(
     """Measures a model, attacked or not.
 
     Args:
-        model: images in [0, 1] -> logits, judged as deployed; called as `model(x, keys=...)` where its `forward` takes keys.
+        model: images in [0, 1] -> logits, judged as deployed; called as `model(x, keys=...)` where its `forward` takes
+            keys.
         x: (n, c, h, w), floating point, in [0, 1].
         y: (n,) int64 labels.
         attack: makes the adversarial examples; None measures clean images.
         draws: evaluation draws per image.
-        seed: of all keys. For a model that takes keys and an attack that works by image (`attacks.PGD`) the result is a function of (seed, image
-            id), not of the batch.
-        attack_model: what the attack differentiates, where it is not `model` (a surrogate, the bare classifier, another gradient mode).
-        randomness: "fresh": the attack does not know the noise of the draws that judge it. "fixed": attacker and defence share it: each draw is
-            the deterministic model `purify.FixedRandomness(model, key of the draw)`, attacked anew and judged once, at `draws` times the cost.
-            What "fixed" leaves of the accuracy does not come from randomness alone. The images of a draw share its noise: intervals, which are over
-            images, hold for these noises.
-        target: what a targeted attack seeks, see `benchmarks.evaluation.targets.choose_targets`; None: any wrong class. Accuracy is that of the true labels either way.
+        seed: of all keys. For a model that takes keys and an attack that works by image (`attacks.PGD`) the result is a
+            function of (seed, image id), not of the batch.
+        attack_model: what the attack differentiates, where it is not `model` (a surrogate, the bare classifier, another
+            gradient mode).
+        randomness: "fresh": the attack does not know the noise of the draws that judge it. "fixed": attacker and
+            defence share it: each draw is the deterministic model `purify.FixedRandomness(model, key of the draw)`,
+            attacked anew and judged once, at `draws` times the cost. What "fixed" leaves of the accuracy does not come
+            from randomness alone. The images of a draw share its noise: intervals, which are over images, hold for
+            these noises.
+        target: what a targeted attack seeks, see `benchmarks.evaluation.targets.choose_targets`; None: any wrong class.
+            Accuracy is that of the true labels either way.
         image_ids: (n,) int64, default 0 .. n - 1: identities of the images, for their keys.
         batch_size: images of one call of the attack and of the model.
         progress: progress(done, total) in images.
@@ -186,7 +207,9 @@ def evaluate(
         _check_keys_arrive(each)
     parts = []
     for rows in torch.arange(len(x)).split(batch_size):
-        batch = _Batch(x[rows], y[rows], image_ids[rows], draws, seed, target, _part(progress, int(rows[0]), len(rows), len(x)))
+        batch = _Batch(
+            x[rows], y[rows], image_ids[rows], draws, seed, target, _part(progress, int(rows[0]), len(rows), len(x))
+        )
         parts.append(_measured(randomness, model, attack_model or model, attack, batch))
         if progress is not None:
             progress(int(rows[-1]) + 1, len(x))
@@ -214,7 +237,9 @@ class _Batch:
 
 @dataclass(frozen=True)
 class _Attacked:
-    """What an attack made of a batch: images, its own verdict (n, 1) where it has one, and the classes (n, 1) that it sought."""
+    """What an attack made of a batch: images, its own verdict (n, 1) where it has one, and the classes (n, 1) that it
+    sought.
+    """
 
     images: Tensor
     own: Tensor | None = None
@@ -225,7 +250,9 @@ Judged = tuple[list[Tensor], list[_Attacked]]
 """The logits of every draw, and the attacks that they judge: one of all draws, or one of each."""
 
 
-def _measured(randomness: Randomness, model: nn.Module, attack_model: nn.Module, attack: Attack | None, batch: _Batch) -> Evaluation:
+def _measured(
+    randomness: Randomness, model: nn.Module, attack_model: nn.Module, attack: Attack | None, batch: _Batch
+) -> Evaluation:
     """One batch, with its cost and its warnings."""
     judge = _judge_fresh if randomness == "fresh" else _judge_fixed
     started, device = time.monotonic(), batch.images.device
@@ -241,7 +268,11 @@ def _measured(randomness: Randomness, model: nn.Module, attack_model: nn.Module,
     texts = tuple(dict.fromkeys(str(warning.message) for warning in caught))
     for text in texts:
         warnings.warn(text, stacklevel=3)
-    images, own, targets = attacked[0].images.detach().cpu(), _together([a.own for a in attacked]), _together([a.targets for a in attacked])
+    images, own, targets = (
+        attacked[0].images.detach().cpu(),
+        _together([a.own for a in attacked]),
+        _together([a.targets for a in attacked]),
+    )
     targets = None if targets is None else targets.expand_as(predictions).contiguous()
     seconds = time.monotonic() - started
     return Evaluation(predictions, batch.labels.cpu(), images, seconds, count(), texts, randomness, own, cost, targets)
@@ -271,7 +302,9 @@ def _judge_fixed(model: nn.Module, attack_model: nn.Module, attack: Attack | Non
     return logits, each
 
 
-def _attacked(attack: Attack | None, model: nn.Module, batch: _Batch, draw: int, progress: Callable[[int, int], None] | None) -> _Attacked:
+def _attacked(
+    attack: Attack | None, model: nn.Module, batch: _Batch, draw: int, progress: Callable[[int, int], None] | None
+) -> _Attacked:
     if attack is None:
         return _Attacked(batch.images)
     keys = batch.keys(draw)
@@ -281,7 +314,9 @@ def _attacked(attack: Attack | None, model: nn.Module, batch: _Batch, draw: int,
     if batch.target is None:
         return _Attacked(attack(model, batch.images, batch.labels, keys=keys, progress=progress))
     targets = choose_targets(batch.target, model, batch.images, batch.labels, keys)
-    return _Attacked(attack(model, batch.images, batch.labels, keys=keys, progress=progress, targets=targets), None, targets[:, None])
+    return _Attacked(
+        attack(model, batch.images, batch.labels, keys=keys, progress=progress, targets=targets), None, targets[:, None]
+    )
 
 
 def _later(progress: Callable[[int, int], None], part: int, parts: int, done: int, total: int) -> None:
@@ -302,13 +337,24 @@ def _labels(logits: Tensor) -> Tensor:
     nan = logits.isnan()
     predictions = logits.where(~nan, -torch.inf).argmax(2).masked_fill(~logits.isfinite().any(2), UNDEFINED)
     if nan.any():
-        images, draws, none = int(nan.flatten(1).any(1).sum()), int(nan.any(2).sum()), int((predictions == UNDEFINED).sum())
-        message = f"the model returns NaN for {images} of {len(logits)} images, in {draws} of {predictions.numel()} draws"
-        warnings.warn(f"{message}: it was judged by its other logits, and {none} draws without a finite one are undefined", stacklevel=2)
+        images, draws, none = (
+            int(nan.flatten(1).any(1).sum()),
+            int(nan.any(2).sum()),
+            int((predictions == UNDEFINED).sum()),
+        )
+        message = (
+            f"the model returns NaN for {images} of {len(logits)} images, in {draws} of {predictions.numel()} draws"
+        )
+        warnings.warn(
+            f"{message}: it was judged by its other logits, and {none} draws without a finite one are undefined",
+            stacklevel=2,
+        )
     return predictions
 
 
-def _part(progress: Callable[[int, int], None] | None, first: int, count: int, total: int) -> Callable[[int, int], None] | None:
+def _part(
+    progress: Callable[[int, int], None] | None, first: int, count: int, total: int
+) -> Callable[[int, int], None] | None:
     """An attack's progress as a part of the whole, in images."""
     if progress is None:
         return None
@@ -319,13 +365,23 @@ def check_inference_mode(model: nn.Module) -> None:
     batch_dependent = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
     names = [name for name, module in model.named_modules() if module.training and isinstance(module, batch_dependent)]
     if names:
-        warnings.warn(f"{len(names)} batch-norm or dropout layers are in training mode (first: {names[0]}): call .eval() on the model", stacklevel=3)
+        warnings.warn(
+            f"{len(names)} batch-norm or dropout layers are in training mode (first: {names[0]}): call .eval() on the"
+            " model",
+            stacklevel=3,
+        )
 
 
 def _check_noise_can_be_fixed(model: nn.Module, attack_model: nn.Module | None) -> None:
-    for name, module, random in (("model", model, True), ("attack_model", attack_model, attack_model is not None and _holds_purifier(attack_model))):
+    for name, module, random in (
+        ("model", model, True),
+        ("attack_model", attack_model, attack_model is not None and _holds_purifier(attack_model)),
+    ):
         if random and not takes_keys(module):  # type: ignore[arg-type]
-            raise ValueError(f'randomness="fixed" needs {name} to take `keys` in its forward; that of {type(module).__name__} does not')
+            raise ValueError(
+                f'randomness="fixed" needs {name} to take `keys` in its forward; that of {type(module).__name__}'
+                " does not"
+            )
 
 
 def _holds_purifier(model: nn.Module) -> bool:
@@ -334,7 +390,10 @@ def _holds_purifier(model: nn.Module) -> bool:
 
 def _check_keys_arrive(model: nn.Module) -> None:
     if not takes_keys(model) and _holds_purifier(model):
-        message = f"{type(model).__name__}.forward has no parameter `keys`, so the purifier inside draws fresh noise at every call"
+        message = (
+            f"{type(model).__name__}.forward has no parameter `keys`, so the purifier inside draws fresh noise at every"
+            " call"
+        )
         warnings.warn(f"{message}: results depend on the batch; give it `keys=None` and pass them on", stacklevel=3)
 
 

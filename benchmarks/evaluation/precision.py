@@ -8,6 +8,11 @@ import torch
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """No lower precision behind the caller's back, and repeatable kernels: TF32 is cuDNN's default, and autocast may be open."""
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False), torch.autocast(device.type, enabled=False):
+    """No lower precision behind the caller's back, and repeatable kernels: TF32 is cuDNN's default, and autocast may be
+    open.
+    """
+    with (
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+        torch.autocast(device.type, enabled=False),
+    ):
         yield

@@ -46,7 +46,9 @@ def bootstrap_mean(values: np.ndarray, seed: int = 0) -> Estimate:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Mean of per-image differences, its 95 % interval, and the p-value of a two-sided sign-flip test (differences symmetric about 0)."""
+    """Mean of per-image differences, its 95 % interval, and the p-value of a two-sided sign-flip test (differences
+    symmetric about 0).
+    """
 
     value: float
     ci95: tuple[float, float]
@@ -57,10 +59,12 @@ class PairedDifference:
 
 
 def paired_difference(first: np.ndarray, second: np.ndarray, seed: int = 0) -> PairedDifference:
-    """first - second for per-image accuracies (n,) in [0, 1] of the same images; the interval is a percentile bootstrap over images.
+    """first - second for per-image accuracies (n,) in [0, 1] of the same images; the interval is a percentile bootstrap
+    over images.
 
-    Where all differences are equal the bootstrap has no spread and would claim certainty. A kind of image that n images do not show may still be a share of
-    up to 1 - 0.025^(1/n) of all (Clopper-Pearson's bound for no success, 1934): the interval is that much to both sides, within [-1, 1].
+    Where all differences are equal the bootstrap has no spread and would claim certainty. A kind of image that n images
+    do not show may still be a share of up to 1 - 0.025^(1/n) of all (Clopper-Pearson's bound for no success, 1934): the
+    interval is that much to both sides, within [-1, 1].
 
     Raises:
         ValueError: arrays of different shapes.
@@ -68,7 +72,11 @@ def paired_difference(first: np.ndarray, second: np.ndarray, seed: int = 0) -> P
     if first.shape != second.shape:
         raise ValueError(f"paired values need the same images, got {first.shape} and {second.shape}")
     differences = first - second
-    low, high = _unseen(differences) if (differences == differences[0]).all() else np.quantile(_resampled_means(differences, seed), [0.025, 0.975])
+    low, high = (
+        _unseen(differences)
+        if (differences == differences[0]).all()
+        else np.quantile(_resampled_means(differences, seed), [0.025, 0.975])
+    )
     null = np.abs(_sign_flipped_means(differences, seed + 1))
     observed = abs(differences.mean())
     p_value = (1 + int((null >= observed - 1e-12).sum())) / (1 + _RESAMPLES)
@@ -82,14 +90,18 @@ def _unseen(equal: np.ndarray) -> tuple[float, float]:
 
 
 def _resampled_means(values: np.ndarray, seed: int) -> np.ndarray:
-    """Means of resamples with replacement. Few distinct values occur, so their counts are drawn: memory does not grow with the images."""
+    """Means of resamples with replacement. Few distinct values occur, so their counts are drawn: memory does not grow
+    with the images.
+    """
     distinct, counts = np.unique(values, return_counts=True)
     drawn = np.random.default_rng(seed).multinomial(len(values), counts / len(values), size=_RESAMPLES)
     return drawn @ distinct / len(values)
 
 
 def _sign_flipped_means(values: np.ndarray, seed: int) -> np.ndarray:
-    """Means after flipping each value's sign with probability 1/2: of the images that share a value, a binomial number keeps it."""
+    """Means after flipping each value's sign with probability 1/2: of the images that share a value, a binomial number
+    keeps it.
+    """
     distinct, counts = np.unique(values, return_counts=True)
     kept = np.random.default_rng(seed).binomial(counts, 0.5, size=(_RESAMPLES, len(counts)))
     return (2 * kept - counts) @ distinct / len(values)

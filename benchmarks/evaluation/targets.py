@@ -21,8 +21,9 @@ def choose_targets(target: Target, model: nn.Module, x: Tensor, y: Tensor, keys:
     """(n,) int64 classes other than the labels, by image a function of its key.
 
     Args:
-        target: "least_likely": of the smallest mean logit over 8 draws of the attacked model on the clean image (Kurakin et al. 2017, arXiv 1611.01236);
-            "random": uniform over the other classes; a class: for all images but those of that class, which get the next one.
+        target: "least_likely": of the smallest mean logit over 8 draws of the attacked model on the clean image
+            (Kurakin et al. 2017, arXiv 1611.01236); "random": uniform over the other classes; a class: for all images
+            but those of that class, which get the next one.
         model: the attacked model; images in [0, 1] -> logits (n, classes).
         x: (n, c, h, w) clean images.
         y: (n,) int64 labels.

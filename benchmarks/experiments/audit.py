@@ -1,9 +1,10 @@
 """`purify audit`: how far each gradient mode is from the truth on a configured defence, and what it costs.
 
-The truth is a plain float64 Euler loop, written here without the purifier, its solver or torchsde, on the same noise, differentiated by autograd through
-every step. Each mode is compared with it image by image. The gradient is that of the classifier's margin as an attack would use it: the margin's
-gradient at the truly purified image, normalised and pulled back through the purifier in each mode. (The classifier is kept out of the comparison:
-its own float32 rounding can flip a ReLU, which says nothing about the purifier.)
+The truth is a plain float64 Euler loop, written here without the purifier, its solver or torchsde, on the same noise,
+differentiated by autograd through every step. Each mode is compared with it image by image. The gradient is that of the
+classifier's margin as an attack would use it: the margin's gradient at the truly purified image, normalised and pulled
+back through the purifier in each mode. (The classifier is kept out of the comparison: its own float32 rounding can flip
+a ReLU, which says nothing about the purifier.)
 """
 
 import copy
@@ -67,21 +68,42 @@ class Audit:
         self.settings, self.device = settings, device
         config = settings.purifier
         if config.scheme != "diffpure":
-            raise ConfigError(f"purifier.scheme={config.scheme!r}: the audit's reference is an Euler loop over DiffPure's reverse SDE; give scheme: diffpure")
-        self.sde = solvers.make(config.solver, **{name: getattr(config, name) for name in ("method", "eta") if getattr(config, name) is not None})
+            raise ConfigError(
+                f"purifier.scheme={config.scheme!r}: the audit's reference is an Euler loop over DiffPure's reverse"
+                " SDE; give scheme: diffpure"
+            )
+        self.sde = solvers.make(
+            config.solver,
+            **{name: getattr(config, name) for name in ("method", "eta") if getattr(config, name) is not None},
+        )
         if not isinstance(self.sde, solvers.TorchSDE) or self.sde.method == "srk" or self.sde.adaptive:
-            raise ConfigError(f"the audit's reference is an Euler loop over the reverse SDE: it cannot audit {self.sde}; give solver: torchsde, method: euler")
-        for name, value, usual in (("time", config.time, "own"), ("size", config.size, None), ("rounds", config.rounds, 1), ("t_delta", config.t_delta, 0)):
+            raise ConfigError(
+                f"the audit's reference is an Euler loop over the reverse SDE: it cannot audit {self.sde}; give solver:"
+                " torchsde, method: euler"
+            )
+        for name, value, usual in (
+            ("time", config.time, "own"),
+            ("size", config.size, None),
+            ("rounds", config.rounds, 1),
+            ("t_delta", config.t_delta, 0),
+        ):
             if value != usual:
-                raise ConfigError(f"purifier.{name}={value!r}: the audit is of one path in the score model's own times and image size; leave it at {usual!r}")
+                raise ConfigError(
+                    f"purifier.{name}={value!r}: the audit is of one path in the score model's own times and image"
+                    f" size; leave it at {usual!r}"
+                )
         audit = settings.audit
         asked_by = "audit.images" if audit.images >= audit.convention_images else "audit.convention_images"
         self.setup = setup.load(settings, device, max(audit.images, audit.convention_images), asked_by)
         self.t_end = self.setup.defended().purifier.t_end
         self.keys = noise_keys(settings.seed, self.setup.image_ids.to(device), 0)
-        self.double = {"score": copy.deepcopy(self.setup.score).double(), "classifier": copy.deepcopy(self.setup.classifier).double()}
+        self.double = {
+            "score": copy.deepcopy(self.setup.score).double(),
+            "classifier": copy.deepcopy(self.setup.classifier).double(),
+        }
         for t_star, steps in self._sweep():
-            self._purifier("exact", t_star, steps, "diffpure")  # refuses times that the network was not trained for, and overlapping steps
+            # refuses times that the network was not trained for, and overlapping steps
+            self._purifier("exact", t_star, steps, "diffpure")
 
     def _sweep(self) -> list[tuple[float, int]]:
         return [(t_star, steps) for t_star in self.settings.audit.t_star for steps in self.settings.audit.steps]
@@ -93,7 +115,9 @@ class Audit:
         return DiffPure(score, t_star, steps, mode, self.sde, t_end=self.t_end, grid=grid, noising=config.noising)  # type: ignore[arg-type]
 
     def run(self, out: Path, say: Callable[[str], None]) -> dict[str, Any]:
-        """Measures everything, writes audit.json to `out` as it goes, and returns its contents; `say` gets a line per part."""
+        """Measures everything, writes audit.json to `out` as it goes, and returns its contents; `say` gets a line per
+        part.
+        """
         config, audit = self.settings.purifier, self.settings.audit
         result: dict[str, Any] = {
             "schema": SCHEMA,
@@ -117,7 +141,10 @@ class Audit:
             say("time: done")
             keep("memory", self.memory() if audit.memory_images else [])
             say("memory: done")
-            keep("conventions", conventions.measure(self.setup, self.keys, audit.convention_images) if audit.convention_images else [])
+            keep(
+                "conventions",
+                conventions.measure(self.setup, self.keys, audit.convention_images) if audit.convention_images else [],
+            )
             sweep = self._sweep()
             with progress_bar("t* and steps", sum(steps for _, steps in sweep)) as update:
                 done = 0
@@ -135,14 +162,22 @@ class Audit:
         config, score, schedule = self.settings.purifier, self.double["score"], self.double["score"].schedule
         images = self._images().double().requires_grad_()
         shape, keys = tuple(images.shape[1:]), self._keys()
-        alpha, sigma = schedule.chain_marginal(t_star) if config.noising == "discrete" else (schedule.alpha(t_star), schedule.sigma(t_star))
+        alpha, sigma = (
+            schedule.chain_marginal(t_star)
+            if config.noising == "discrete"
+            else (schedule.alpha(t_star), schedule.sigma(t_star))
+        )
         x = alpha * score.from_unit(images) + sigma * standard_normal(keys, Stage.FORWARD, 0, shape, torch.float64)
         times = time_grid(t_star, self.t_end, steps, grid)  # type: ignore[arg-type]
         for i in range(steps):
             t, dt = times[i], times[i + 1] - times[i]
             f, g = schedule.drift(t), schedule.diffusion(t)
             z = standard_normal(keys, Stage.INCREMENT, i, shape, torch.float64)
-            x = x + (f * x - (1 + self.sde.eta**2) / 2 * g**2 * score.score(x, t)) * dt + self.sde.eta * g * (-dt) ** 0.5 * z
+            x = (
+                x
+                + (f * x - (1 + self.sde.eta**2) / 2 * g**2 * score.score(x, t)) * dt
+                + self.sde.eta * g * (-dt) ** 0.5 * z
+            )
         purified = score.to_unit(x)
         at = purified.detach().requires_grad_()
         (cotangent,) = torch.autograd.grad(margin(self.double["classifier"](at), self.setup.y[: len(at)]).sum(), at)
@@ -151,31 +186,53 @@ class Audit:
         return Truth(purified.detach(), cotangent, gradient)
 
     def gradients(self, t_star: float, steps: int, grid: str, full: bool = False) -> list[dict[str, Any]]:
-        """A row for each mode at this setting; `full` adds float64, and the published adjoint at its own 1000 t_star steps."""
+        """A row for each mode at this setting; `full` adds float64, and the published adjoint at its own 1000 t_star
+        steps.
+        """
         truth = self.truth(t_star, steps, grid)
         rows = []
         unrolled: dict[str, tuple[Tensor, Tensor]] = {}  # by precision: what `backprop` gives
-        for mode, precision in [("backprop", "float64"), ("exact", "float64")] * full + [(m, "float32") for m in ("backprop", *self._modes())]:
+        for mode, precision in [("backprop", "float64"), ("exact", "float64")] * full + [
+            (m, "float32") for m in ("backprop", *self._modes())
+        ]:
             where, reference = {"t_star": t_star, "steps": steps, "grid": grid}, truth
             if mode == PUBLISHED and full:
                 where = {"t_star": t_star, "steps": max(round(1000 * t_star), 1), "grid": "diffpure"}
                 reference = self.truth(**where)
             dtype = getattr(torch, precision)
             purifier = self._purifier(mode, **where, score=self.double["score"] if precision == "float64" else None)
-            value, gradient = _pull_back(purifier, self._images().to(dtype), self._keys(), reference.cotangent.to(dtype))
+            value, gradient = _pull_back(
+                purifier, self._images().to(dtype), self._keys(), reference.cotangent.to(dtype)
+            )
             same_value, same_gradient = None, None
             if mode != PUBLISHED:
                 values, gradients = unrolled.setdefault(precision, (value, gradient))
                 same_value, same_gradient = torch.equal(value, values), torch.equal(gradient, gradients)
-            errors = {**compare(gradient, reference.gradient), "value_error": float((value.double() - reference.value).abs().max())}
-            rows.append({"mode": mode, "precision": precision, **where, **errors, "value_as_backprop": same_value, "gradient_as_backprop": same_gradient})
+            errors = {
+                **compare(gradient, reference.gradient),
+                "value_error": float((value.double() - reference.value).abs().max()),
+            }
+            rows.append(
+                {
+                    "mode": mode,
+                    "precision": precision,
+                    **where,
+                    **errors,
+                    "value_as_backprop": same_value,
+                    "gradient_as_backprop": same_gradient,
+                }
+            )
         return rows
 
     def _modes(self) -> list[str]:
-        """All modes but `backprop`; the published adjoint is of the reverse SDE, eta = 1, and shortens a last step that is longer than t_end."""
+        """All modes but `backprop`; the published adjoint is of the reverse SDE, eta = 1, and shortens a last step that
+        is longer than t_end.
+        """
         config = self.settings.purifier
         shortest = min(1e-3, config.t_star / max(config.steps, *_MEMORY_STEPS))
-        return [mode for mode in MODES if mode != "backprop"] + [PUBLISHED] * (self.sde.eta == 1 and self.t_end < shortest)
+        return [mode for mode in MODES if mode != "backprop"] + [PUBLISHED] * (
+            self.sde.eta == 1 and self.t_end < shortest
+        )
 
     def finite_differences(self) -> dict[str, Any]:
         """Directional derivatives of the purifier in float64 against its `exact` gradient and the reference's."""
@@ -193,10 +250,15 @@ class Audit:
         generator = torch.Generator().manual_seed(self.settings.seed)
         for _ in range(_DIRECTIONS):
             d = torch.randn(images.shape, dtype=torch.float64, generator=generator).to(self.device)
-            numeric = (8 * (loss(h * d) - loss(-h * d)) - (loss(2 * h * d) - loss(-2 * h * d))) / (12 * h)  # error of order h^4
+            # error of order h^4
+            numeric = (8 * (loss(h * d) - loss(-h * d)) - (loss(2 * h * d) - loss(-2 * h * d))) / (12 * h)
             for name, gradient in (("exact", exact), ("reference", truth.gradient)):
                 errors[name].append((numeric - _dot(gradient, d)).abs() / gradient.flatten(1).norm(dim=1))
-        return {"directions": _DIRECTIONS, "step": h, **{name: float(torch.stack(parts).max()) for name, parts in errors.items()}}
+        return {
+            "directions": _DIRECTIONS,
+            "step": h,
+            **{name: float(torch.stack(parts).max()) for name, parts in errors.items()},
+        }
 
     # cost
 
@@ -207,8 +269,16 @@ class Audit:
         modes = ["backprop", *self._modes()]
         grid = time_grid(config.t_star, self.t_end, config.steps, config.grid)
         parts = {speed.BARE: speed.bare_evaluations(self.setup.score, images, grid)}
-        parts |= {mode: speed.value_and_gradient(self._purifier(mode, config.t_star, config.steps, config.grid), images, keys) for mode in modes}
-        return {"images": len(images), "steps": config.steps, "rounds": _ROUNDS, **speed.compare(parts, _ROUNDS, self.device)}
+        parts |= {
+            mode: speed.value_and_gradient(self._purifier(mode, config.t_star, config.steps, config.grid), images, keys)
+            for mode in modes
+        }
+        return {
+            "images": len(images),
+            "steps": config.steps,
+            "rounds": _ROUNDS,
+            **speed.compare(parts, _ROUNDS, self.device),
+        }
 
     def memory(self) -> list[dict[str, Any]]:
         """Peak memory of value and gradient in each mode at two numbers of steps, each in a process of its own."""
@@ -217,9 +287,21 @@ class Audit:
         rows = []
         for mode in ["backprop", *self._modes()]:
             few, many = _MEMORY_STEPS_BACKPROP if mode == "backprop" else _MEMORY_STEPS
-            peaks = [peak_mib(partial(_prepare, self.settings, str(self.device), mode, steps, images), self.device) for steps in (few, many)]
+            peaks = [
+                peak_mib(partial(_prepare, self.settings, str(self.device), mode, steps, images), self.device)
+                for steps in (few, many)
+            ]
             growth = (peaks[1] - peaks[0]) / (many - few) if all(isinstance(peak, float) for peak in peaks) else None  # type: ignore[operator]
-            rows.append({"mode": mode, "images": images, "steps": [few, many], "peak_mib": peaks, "mib_per_step": growth, "state_mib": state})
+            rows.append(
+                {
+                    "mode": mode,
+                    "images": images,
+                    "steps": [few, many],
+                    "peak_mib": peaks,
+                    "mib_per_step": growth,
+                    "state_mib": state,
+                }
+            )
         return rows
 
     def _images(self) -> Tensor:
@@ -230,11 +312,15 @@ class Audit:
 
 
 def _prepare(settings: BenchConfig, device: str, mode: str, steps: int, images: int) -> Callable[[], None]:
-    """For `peak_mib`: the purifier of a configuration on random images, uniform grid, after a first small call (which makes torch import more)."""
+    """For `peak_mib`: the purifier of a configuration on random images, uniform grid, after a first small call (which
+    makes torch import more).
+    """
     small = settings.audit.model_copy(update={"images": 1, "convention_images": 1, "t_star": ()})
     audit = Audit(settings.model_copy(update={"audit": small}), torch.device(device))
     purifier = audit._purifier(mode, settings.purifier.t_star, steps, "uniform")
-    speed.value_and_gradient(audit._purifier(mode, settings.purifier.t_star, 1, "uniform"), audit._images(), audit._keys())()
+    speed.value_and_gradient(
+        audit._purifier(mode, settings.purifier.t_star, 1, "uniform"), audit._images(), audit._keys()
+    )()
     x = torch.rand(images, *audit.setup.x.shape[1:], generator=torch.Generator().manual_seed(0)).to(device)
     return speed.value_and_gradient(purifier, x, noise_keys(0, torch.arange(images, device=x.device), 0))
 
@@ -255,8 +341,10 @@ def compare(gradient: Tensor, truth: Tensor) -> dict[str, Any]:
     """How far `gradient` is from `truth`, both (b, c, h, w).
 
     Returns:
-        relative_error: norm of the difference over the norm of the truth, over all images; relative_error_images: median and largest by image;
-        cosine: median, smallest and largest by image; sign_agreement: share of pixels whose sign is right, which is what an Linf step uses;
+        relative_error: norm of the difference over the norm of the truth, over all images; relative_error_images:
+            median and largest by image;
+        cosine: median, smallest and largest by image; sign_agreement: share of pixels whose sign is right, which is
+            what an Linf step uses;
         zero: share of images whose gradient is exactly zero; not_finite: share of images with NaN or infinity.
     """
     gradient, truth = gradient.double().flatten(1), truth.flatten(1)

@@ -1,9 +1,11 @@
 """`purify bench`: one configuration, one folder, one table.
 
-A folder holds config.yaml, summary.json, images.jsonl (one line per image and row), batches/ (what is done so far, with the adversarial
-images), and figures. Every batch is stored as it is finished, so an interrupted run goes on with what it has.
+A folder holds config.yaml, summary.json, images.jsonl (one line per image and row), batches/ (what is done so far, with
+the adversarial images), and figures. Every batch is stored as it is finished, so an interrupted run goes on with what
+it has.
 
-With `diagnose` more rows are measured, on few images, for the signs of a broken evaluation (`benchmarks.diagnostics`); they do not join the results.
+With `diagnose` more rows are measured, on few images, for the signs of a broken evaluation (`benchmarks.diagnostics`);
+they do not join the results.
 """
 
 import json
@@ -33,7 +35,8 @@ from benchmarks.runs.folder import RunError, write_text
 from benchmarks.runs.progress import progress_bar
 
 SCHEMA = 1
-_FACTS, _OPTIONAL = ("seconds", "network_evaluations", "warnings", "randomness"), ("own_verdict", "targets")  # of an evaluation, in a batch's file
+# of an evaluation, in a batch's file
+_FACTS, _OPTIONAL = ("seconds", "network_evaluations", "warnings", "randomness"), ("own_verdict", "targets")
 _PURIFIER_FACTS = ("scheme", "t_star", "steps", "solver")
 
 
@@ -59,7 +62,9 @@ class Row:
     @property
     def randomness(self) -> Randomness:
         """Fixed noise is asked of the defence only: the bare classifier has none."""
-        return "fresh" if self.attack_config is None or self.model_name == "undefended" else self.attack_config.randomness
+        return (
+            "fresh" if self.attack_config is None or self.model_name == "undefended" else self.attack_config.randomness
+        )
 
 
 class Bench:
@@ -87,7 +92,10 @@ class Bench:
         self.identity = fingerprint(json.dumps(chosen), *self.weights.values(), self.setup.fingerprint_data())
 
     def _rows(self) -> Iterator[Row]:
-        self.models: dict[ModelName, nn.Module] = {"undefended": self.setup.classifier, "defended": self.setup.defended()}
+        self.models: dict[ModelName, nn.Module] = {
+            "undefended": self.setup.classifier,
+            "defended": self.setup.defended(),
+        }
         for name, model in self.models.items():
             yield Row(name, model)
             for attack in self.settings.attacks:
@@ -103,7 +111,8 @@ class Bench:
         """That attack on that model.
 
         Raises:
-            ValueError: settings that the attack or a surrogate's purifier refuses, a model that it cannot attack, a target that is no class.
+            ValueError: settings that the attack or a surrogate's purifier refuses, a model that it cannot attack, a
+                target that is no class.
         """
         model = self.models[model_name]
         attacked = self._attacked(attack, model)
@@ -117,7 +126,9 @@ class Bench:
 
     def _check_target(self, attack: AttackConfig) -> None:
         try:
-            choose_targets(attack.target, self.setup.classifier, self.x[:1], self.y[:1], self.image_ids[:1].to(self.device))  # type: ignore[arg-type]
+            choose_targets(
+                attack.target, self.setup.classifier, self.x[:1], self.y[:1], self.image_ids[:1].to(self.device)
+            )  # type: ignore[arg-type]
         except ValueError as error:
             raise ConfigError(f"attack {attack.label!r}: {error}") from error
 
@@ -128,13 +139,18 @@ class Bench:
         if attack.through == "surrogate":
             try:
                 purifier = self.settings.purifier.updated(attack.surrogate)
-                return replace(self.setup, settings=self.settings.model_copy(update={"purifier": purifier})).defended(attack.gradient)
+                return replace(self.setup, settings=self.settings.model_copy(update={"purifier": purifier})).defended(
+                    attack.gradient
+                )
             except ValueError as error:
                 raise ConfigError(f"attack {attack.label!r}, surrogate: {error}") from error
         return deployed if attack.gradient is None else self.setup.defended(attack.gradient)
 
-    def run(self, out: Path, say: Callable[[str], None], diagnose: bool = False) -> tuple[dict[str, Any], list[tuple[Row, Evaluation]]]:
-        """Measures every batch that `out` does not hold yet; returns the summary and what it was made from. `say` gets a line per row.
+    def run(
+        self, out: Path, say: Callable[[str], None], diagnose: bool = False
+    ) -> tuple[dict[str, Any], list[tuple[Row, Evaluation]]]:
+        """Measures every batch that `out` does not hold yet; returns the summary and what it was made from. `say` gets
+        a line per row.
 
         A run that was diagnosed once is so for good.
 
@@ -143,7 +159,8 @@ class Bench:
         """
         (out / "batches").mkdir(exist_ok=True)
         self._keep_budget(out / "budget.json")
-        diagnose = diagnose or any("+" in path.name for path in (out / "batches").iterdir())  # a configuration's own attacks have no such names
+        # a configuration's own attacks have no such names
+        diagnose = diagnose or any("+" in path.name for path in (out / "batches").iterdir())
         done: list[tuple[Row, Evaluation]] = []
         for number, row in enumerate(self.rows, 1):
             done.append((row, self._measure(out, row, len(self.x), f"{number}/{len(self.rows)}", say)))
@@ -166,7 +183,12 @@ class Bench:
         title = f"[{number}] {row.model_name}, attack {row.attack_name}"
         with progress_bar(title, images) as update:
             starts = range(0, images, self.settings.batch_size)
-            evaluation = Evaluation.join([self._batch(out, row, slice(first, min(first + self.settings.batch_size, images)), update) for first in starts])
+            evaluation = Evaluation.join(
+                [
+                    self._batch(out, row, slice(first, min(first + self.settings.batch_size, images)), update)
+                    for first in starts
+                ]
+            )
         say(f"{title}: {evaluation.single} % right, {evaluation.seconds:.1f} s")
         return evaluation
 
@@ -182,7 +204,10 @@ class Bench:
             best = diagnostics.strongest(_checked(row, evaluations[id(row)]) for row in rows)
             if best is not None:
                 row = candidates[best.attack]
-                yield from (self.row(row.model_name, probe) for probe in diagnostics.probes(row.attack_config, row.model_name, self.x))  # type: ignore[arg-type]
+                yield from (
+                    self.row(row.model_name, probe)
+                    for probe in diagnostics.probes(row.attack_config, row.model_name, self.x)
+                )  # type: ignore[arg-type]
 
     def _batch(self, out: Path, row: Row, rows: slice, update: Callable[[int, str], None]) -> Evaluation:
         path = out / "batches" / f"{row.model_name}.{row.attack_name}.{rows.start:06d}.safetensors"
@@ -210,15 +235,25 @@ class Bench:
         )
 
     def _save_batch(self, path: Path, part: Evaluation) -> None:
-        tensors: dict[str, Tensor] = {"predictions": part.predictions, "labels": part.labels, "x_adv": part.x_adv.contiguous()}
+        tensors: dict[str, Tensor] = {
+            "predictions": part.predictions,
+            "labels": part.labels,
+            "x_adv": part.x_adv.contiguous(),
+        }
         tensors |= {name: getattr(part, name) for name in _OPTIONAL if getattr(part, name) is not None}
-        facts = {"identity": self.identity, "attack_cost": _cost(part), **{name: getattr(part, name) for name in _FACTS}}
+        facts = {
+            "identity": self.identity,
+            "attack_cost": _cost(part),
+            **{name: getattr(part, name) for name in _FACTS},
+        }
         temporary = path.with_suffix(f".{os.getpid()}.partial")
         try:
             save_file(tensors, temporary, metadata={"facts": json.dumps(facts)})
             os.replace(temporary, path)
         except SafetensorError as error:  # a full disk, for one
-            raise OSError(f"{path} cannot be written: {error}; what is finished is kept, go on with --resume") from error
+            raise OSError(
+                f"{path} cannot be written: {error}; what is finished is kept, go on with --resume"
+            ) from error
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -231,26 +266,47 @@ class Bench:
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise RunError(f"{path} is not a whole batch, delete it to have it made again: {error}") from error
         if facts["identity"] != self.identity:
-            raise RunError(f"{path} was made with another configuration, other weights or other images; give another --out")
+            raise RunError(
+                f"{path} was made with another configuration, other weights or other images; give another --out"
+            )
         cost = Cost(**facts["attack_cost"]) if facts.get("attack_cost") else None  # runs of old did not count it
-        known = {"seconds": facts["seconds"], "network_evaluations": facts["network_evaluations"], "randomness": facts["randomness"]}
-        return Evaluation(predictions, labels, x_adv, **known, warnings=tuple(facts["warnings"]), attack_cost=cost, **optional)
+        known = {
+            "seconds": facts["seconds"],
+            "network_evaluations": facts["network_evaluations"],
+            "randomness": facts["randomness"],
+        }
+        return Evaluation(
+            predictions, labels, x_adv, **known, warnings=tuple(facts["warnings"]), attack_cost=cost, **optional
+        )
 
-    def _write(self, out: Path, done: list[tuple[Row, Evaluation]], more: list[tuple[Row, Evaluation]] | None = None) -> None:
+    def _write(
+        self, out: Path, done: list[tuple[Row, Evaluation]], more: list[tuple[Row, Evaluation]] | None = None
+    ) -> None:
         lines = [json.dumps(line) for row, evaluation in done for line in self._image_lines(row, evaluation)]
         write_text(out / "images.jsonl", "\n".join(lines) + "\n")
         write_text(out / "summary.json", json.dumps(self.summary(done, more or []), indent=2) + "\n")
 
     def _image_lines(self, row: Row, evaluation: Evaluation) -> Iterable[dict[str, Any]]:
         distances = self._distances(row, evaluation)
-        for image, label, labels, distance in zip(self.image_ids.tolist(), evaluation.labels.tolist(), evaluation.predictions.tolist(), distances, strict=True):
-            yield {"image": image, "label": label, "model": row.model_name, "attack": row.attack_name, "predictions": labels, "distance": distance}
+        for image, label, labels, distance in zip(
+            self.image_ids.tolist(), evaluation.labels.tolist(), evaluation.predictions.tolist(), distances, strict=True
+        ):
+            yield {
+                "image": image,
+                "label": label,
+                "model": row.model_name,
+                "attack": row.attack_name,
+                "predictions": labels,
+                "distance": distance,
+            }
 
     @torch.no_grad()
     def _distances(self, row: Row, evaluation: Evaluation) -> list[float]:
         if row.threat is None:
             return [0.0] * len(self.x)
-        parts = zip(evaluation.x_adv.split(self.settings.batch_size), self.x.split(self.settings.batch_size), strict=True)
+        parts = zip(
+            evaluation.x_adv.split(self.settings.batch_size), self.x.split(self.settings.batch_size), strict=True
+        )
         return torch.cat([row.threat.distance(x_adv.to(self.device), x) for x_adv, x in parts]).tolist()
 
     def summary(self, done: list[tuple[Row, Evaluation]], more: list[tuple[Row, Evaluation]]) -> dict[str, Any]:
@@ -269,7 +325,9 @@ class Bench:
             "results": [self._result(row, evaluation) for row, evaluation in done],
             "paired": list(_paired(done)),
             "budget": self.budget,
-            "diagnostics": [self._result(row, evaluation) | {"images": len(evaluation.labels)} for row, evaluation in more],
+            "diagnostics": [
+                self._result(row, evaluation) | {"images": len(evaluation.labels)} for row, evaluation in more
+            ],
             "looked_for": diagnostics.looked_for(checked),
             "flags": [flag.as_dict() for flag in diagnostics.flags(checked)],
         }
@@ -277,10 +335,13 @@ class Bench:
     def _result(self, row: Row, evaluation: Evaluation) -> dict[str, Any]:
         attack, purifier, defended = row.attack_config, self.settings.purifier, row.model_name == "defended"
         facts = attack.facts(defended) if attack else {"iterations": 0, "eot": 0, "restarts": 0}
-        gradient = (attack and (attack.gradient or attack.surrogate.get("gradient"))) or getattr(purifier, "gradient", None)
+        gradient = (attack and (attack.gradient or attack.surrogate.get("gradient"))) or getattr(
+            purifier, "gradient", None
+        )
         if not defended or (attack is not None and (attack.through == "classifier" or not attack.white_box)):
             gradient = None
-        own = evaluation.own if attack is None or attack.through == "deployed" else None  # else it is a verdict on another model
+        # else it is a verdict on another model
+        own = evaluation.own if attack is None or attack.through == "deployed" else None
         return {
             "model": row.model_name,
             "attack": row.attack_name,
@@ -300,7 +361,11 @@ class Bench:
             **facts,
             "randomness": row.randomness,
             "warnings": sorted(set(evaluation.warnings)),
-            "seeds": {"evaluation": self.settings.seed, "attack": self.settings.seed if attack else None, "attack_draw": ATTACK_DRAW if attack else None},
+            "seeds": {
+                "evaluation": self.settings.seed,
+                "attack": self.settings.seed if attack else None,
+                "attack_draw": ATTACK_DRAW if attack else None,
+            },
         }
 
 
@@ -313,7 +378,9 @@ def _checked(row: Row, evaluation: Evaluation) -> diagnostics.Measured:
 
 
 def _paired(done: list[tuple[Row, Evaluation]]) -> Iterable[dict[str, Any]]:
-    """Every attack against the first one of the same threat on the same model: difference of single-draw accuracy, image by image."""
+    """Every attack against the first one of the same threat on the same model: difference of single-draw accuracy,
+    image by image.
+    """
     references: dict[tuple[str, str], tuple[Row, Evaluation]] = {}
     for row, evaluation in done:
         if row.attack_config is None:
@@ -323,4 +390,10 @@ def _paired(done: list[tuple[Row, Evaluation]]) -> Iterable[dict[str, Any]]:
         if reference_row is not row:
             difference = paired_difference(evaluation.per_image.numpy(), reference.per_image.numpy())
             how = {"through": row.attack_config.through, "target": row.attack_config.target}
-            yield {"model": row.model_name, "attack": row.attack_name, "reference": reference_row.attack_name, **how, **difference.as_dict()}
+            yield {
+                "model": row.model_name,
+                "attack": row.attack_name,
+                "reference": reference_row.attack_name,
+                **how,
+                **difference.as_dict(),
+            }

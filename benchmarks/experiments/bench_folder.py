@@ -1,4 +1,6 @@
-"""A bench run in its folder: its configuration, its results, its figures. What `purify bench`, and every point of a sweep, does."""
+"""A bench run in its folder: its configuration, its results, its figures. What `purify bench`, and every point of a
+sweep, does.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -52,4 +54,6 @@ def _save_pictures(experiment: Bench, evaluations: list[tuple[Row, Evaluation]],
             if row.randomness == "fixed":
                 keys = torch.full_like(keys, fixed_key(settings.seed, 0))
             path = folder / f"images_{row.attack_name}.png"
-            save_attack_grid(x, x_adv, y, keys, experiment.setup.classifier, row.model.purifier, experiment.setup.classes, path)
+            save_attack_grid(
+                x, x_adv, y, keys, experiment.setup.classifier, row.model.purifier, experiment.setup.classes, path
+            )

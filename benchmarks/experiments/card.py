@@ -1,4 +1,6 @@
-"""Model cards: what a score model is, what it was trained on, how well it denoises, and what it makes, as a folder of text, numbers and pictures."""
+"""Model cards: what a score model is, what it was trained on, how well it denoises, and what it makes, as a folder of
+text, numbers and pictures.
+"""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -37,14 +39,15 @@ class Card:
         name: of the model, the card's title.
         model: on the device where it is to run.
         test_set: images that it did not see; the first 1,000 are measured, eight shown.
-        train_set: what it was trained on, to fit the linear denoiser that its errors are compared with; None for no comparison.
+        train_set: what it was trained on, to fit the linear denoiser that its errors are compared with; None for no
+            comparison.
         test_name: how the card calls `test_set`.
         train_name: how the card calls `train_set`.
         notes: what else a user should know, beside the notes that the file holds.
 
     Raises:
-        ConfigError, ValueError: data that the model does not take, images too large for a linear denoiser, a class-conditional model without a class, or a
-            process that no file can describe.
+        ConfigError, ValueError: data that the model does not take, images too large for a linear denoiser, a
+            class-conditional model without a class, or a process that no file can describe.
     """
 
     def __init__(
@@ -68,9 +71,15 @@ class Card:
             raise ConfigError(f"test data {test_name!r} does not fit {name}: {error}") from error
         if train_set is not None:
             if tuple(train_set.images.shape[1:]) != self.shape:
-                raise ConfigError(f"training data {train_name!r} has images of shape {tuple(train_set.images.shape[1:])}, the test data {self.shape}")
+                raise ConfigError(
+                    f"training data {train_name!r} has images of shape {tuple(train_set.images.shape[1:])}, the test"
+                    f" data {self.shape}"
+                )
             if not LinearDenoiser.can_fit(train_set):
-                raise ConfigError(f"training data {train_name!r}: the {_LINEAR} is for images of at most {LARGEST:,} numbers; leave the training data out")
+                raise ConfigError(
+                    f"training data {train_name!r}: the {_LINEAR} is for images of at most {LARGEST:,} numbers; leave"
+                    " the training data out"
+                )
 
     @property
     def makes_samples(self) -> bool:
@@ -78,7 +87,8 @@ class Card:
         return self.model.noise_level(self.model.t_max) >= _NOTHING_LEFT
 
     def write(self, out: Path, file: Path | None = None, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
-        """Measures, and writes README.md, card.json and pictures into the folder `out`; returns the contents of card.json.
+        """Measures, and writes README.md, card.json and pictures into the folder `out`; returns the contents of
+        card.json.
 
         Args:
             out: an existing folder.
@@ -96,7 +106,9 @@ class Card:
                 "file_bytes": None if file is None else file.stat().st_size,
                 "test_data": self.test_name,
                 "test_images": measured_images(self.test_set),
-                "linear_denoiser": None if self.train_set is None else {"data": self.train_name, "images": len(self.train_set)},
+                "linear_denoiser": (
+                    None if self.train_set is None else {"data": self.train_name, "images": len(self.train_set)}
+                ),
                 "denoising": rows,
                 "settings": self.settings,
                 "provenance": self.model.metadata,
@@ -110,15 +122,22 @@ class Card:
         return numbers
 
     def _measure(self, say: Callable[[str], None]) -> list[dict[str, float]]:
-        """A row for each noise level: `t` of the linear VP process, the model's own time, sigma / alpha on images in [-1, 1], and errors."""
+        """A row for each noise level: `t` of the linear VP process, the model's own time, sigma / alpha on images in
+        [-1, 1], and errors.
+        """
         times = own_times(self.model, TIMES)
         with progress_bar(f"measuring {self.name}", len(times)) as update:
             errors = denoising_errors(self.model, self.test_set, times, update)
-        rows = [{"t": t, "own_t": own, "noise_level": self.model.noise_level(own), "mse": errors[t]} for t, own in times.items()]
+        rows = [
+            {"t": t, "own_t": own, "noise_level": self.model.noise_level(own), "mse": errors[t]}
+            for t, own in times.items()
+        ]
         if self.train_set is not None:
             say(f"fitting the {_LINEAR}")
             linear = LinearDenoiser.fit(self.train_set, self.model.value_range).errors(self.model, self.test_set, times)
-            rows = [row | {"linear_mse": linear[row["t"]], "ratio": round(row["mse"] / linear[row["t"]], 4)} for row in rows]
+            rows = [
+                row | {"linear_mse": linear[row["t"]], "ratio": round(row["mse"] / linear[row["t"]], 4)} for row in rows
+            ]
         return rows
 
     def _draw(self, out: Path, rows: list[dict[str, float]]) -> None:
@@ -149,7 +168,10 @@ class Card:
             "",
             "## Pictures",
             "",
-            f"Noisy images, and the network's estimate E[x0 | x_t] (one evaluation each, images of `{self.test_name}`):",
+            (
+                "Noisy images, and the network's estimate E[x0 | x_t] (one evaluation each, images of"
+                f" `{self.test_name}`):"
+            ),
             "",
             f"![clean, noisy, denoised]({DENOISED})",
             "",
@@ -169,9 +191,13 @@ class Card:
         shape = "x".join(map(str, model.image_shape)) if model.image_shape else "any size"
         low, high = model.value_range
         config = provenance["config"] if _is_ours(provenance) else {}
-        network = f"`{config['architecture']}`, `{config['network']}`" if config else f"`{type(model.network).__name__}`"
+        network = (
+            f"`{config['architecture']}`, `{config['network']}`" if config else f"`{type(model.network).__name__}`"
+        )
         bits = round(8 * (numbers["file_bytes"] or 0) / numbers["parameters"])
-        size = f", a file of {numbers['file_bytes'] / 1e6:.1f} MB ({bits} bits a number)" if numbers["file_bytes"] else ""
+        size = (
+            f", a file of {numbers['file_bytes'] / 1e6:.1f} MB ({bits} bits a number)" if numbers["file_bytes"] else ""
+        )
         facts = {
             "images": f"{shape}, in [{low:g}, {high:g}]",
             "process": f"`{model.schedule}`, trained up to its time {model.t_max:g}",
@@ -183,19 +209,32 @@ class Card:
 
     def _errors(self, numbers: dict[str, Any]) -> list[str]:
         what = (
-            f"Mean squared error of E[x0 | x_t] per pixel, images in [-1, 1], on the first {numbers['test_images']:,} of `{self.test_name}`, one draw of noise "
-            "each. Noise levels are given as times t of the linear VP process, and as sigma/alpha, the noise on images in [-1, 1]."
+            f"Mean squared error of E[x0 | x_t] per pixel, images in [-1, 1], on the first {numbers['test_images']:,}"
+            f" of `{self.test_name}`, one draw of noise each. Noise levels are given as times t of the linear VP"
+            " process, and as sigma/alpha, the noise on images in [-1, 1]."
         )
         names = ["mse"]
         if self.train_set is not None:
             names += ["linear_mse", "ratio"]
-            what += f" Beside it a linear (Wiener) denoiser, fitted to the {len(self.train_set):,} images of `{self.train_name}`."
+            what += (
+                f" Beside it a linear (Wiener) denoiser, fitted to the {len(self.train_set):,} images of"
+                f" `{self.train_name}`."
+            )
             if not LinearDenoiser.has_plenty(self.train_set):
-                what += " These are few for so many pixels: with more, it would do better, and the ratio would be larger."
+                what += (
+                    " These are few for so many pixels: with more, it would do better, and the ratio would be larger."
+                )
         head = ["t", "sigma/alpha", "network", "linear", "ratio"][: 2 + len(names)]
         digits = {"ratio": 3}
         cells = (
-            " | ".join((f"| {row['t']:g}", f"{row['noise_level']:.3f}", *(f"{row[name]:.{digits.get(name, 5)}f}" for name in names))) + " |"
+            " | ".join(
+                (
+                    f"| {row['t']:g}",
+                    f"{row['noise_level']:.3f}",
+                    *(f"{row[name]:.{digits.get(name, 5)}f}" for name in names),
+                )
+            )
+            + " |"
             for row in numbers["denoising"]
         )
         return [what, "", "| " + " | ".join(head) + " |", "|---" * len(head) + "|", *cells]
@@ -204,27 +243,45 @@ class Card:
         if self.makes_samples:
             return ["Samples from pure noise, 100 evaluations of SDE-DPM-Solver++:", "", f"![samples]({SAMPLES})"]
         return [
-            "No samples from pure noise: at the largest t that it was trained on, images are not yet noise. The draws at the largest t\\* show what it adds."
+            "No samples from pure noise: at the largest t that it was trained on, images are not yet noise. The draws"
+            " at the largest t\\* show what it adds."
         ]
 
     def _limits(self) -> list[str]:
-        limits = [note for stage in _stages(self.model.metadata) if _is_ours(stage) for note in stage["config"].get("notes", [])]
+        limits = [
+            note
+            for stage in _stages(self.model.metadata)
+            if _is_ours(stage)
+            for note in stage["config"].get("notes", [])
+        ]
         if self.model.t_max < self.model.schedule.t_max:
-            limits.append(f"Trained up to time {self.model.t_max:g} of its process: purifiers that diffuse further are refused.")
-        limits.append("A small denoising error does not make a defence: how robust it is, and with which classifier, only an attack on the whole pair says.")
+            limits.append(
+                f"Trained up to time {self.model.t_max:g} of its process: purifiers that diffuse further are refused."
+            )
+        limits.append(
+            "A small denoising error does not make a defence: how robust it is, and with which classifier, only an"
+            " attack on the whole pair says."
+        )
         return limits
 
 
 def _is_ours(stage: Mapping[str, Any]) -> bool:
     """Whether `purify train` wrote this: files may hold any provenance."""
     config = stage.get("config")
-    return isinstance(config, Mapping) and {"architecture", "network", "training"} <= config.keys() and {"steps", "seed", "hours", "data"} <= stage.keys()
+    return (
+        isinstance(config, Mapping)
+        and {"architecture", "network", "training"} <= config.keys()
+        and {"steps", "seed", "hours", "data"} <= stage.keys()
+    )
 
 
 def _stages(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The trainings that made the weights, the first one first; what is not ours is one of unknown content."""
     earlier = provenance.get("init") if _is_ours(provenance) else None
-    return [*(_stages(earlier) if isinstance(earlier, Mapping) and earlier else []), *([provenance] if provenance else [])]
+    return [
+        *(_stages(earlier) if isinstance(earlier, Mapping) and earlier else []),
+        *([provenance] if provenance else []),
+    ]
 
 
 def _training(provenance: Mapping[str, Any]) -> list[str]:
@@ -244,10 +301,24 @@ def _training(provenance: Mapping[str, Any]) -> list[str]:
 def _stage(number: int, stage: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
     """A training by `purify train`: its configuration, or in what it differs from the one before."""
     config = stage["config"]
-    told = {key: value for key, value in config.items() if key not in ("task", "name", "data", "checkpoint_minutes", "notes") and value is not None}
+    told = {
+        key: value
+        for key, value in config.items()
+        if key not in ("task", "name", "data", "checkpoint_minutes", "notes") and value is not None
+    }
     told = {key: value for key, value in told.items() if key not in before or value != before[key]}
     text = yaml.safe_dump(told, sort_keys=False, default_flow_style=None, width=120).rstrip().splitlines()
     device = stage.get("environment", {}).get("device", "an unknown device")
-    done = f"{stage['steps']:,} steps of {config['training'].get('batch_size')} images, seed {stage['seed']}, {stage['hours']} hours by the clock, on {device}"
+    done = (
+        f"{stage['steps']:,} steps of {config['training'].get('batch_size')} images, seed {stage['seed']},"
+        f" {stage['hours']} hours by the clock, on {device}"
+    )
     so_far = "; as before but for" if before else ", with"
-    return [f"{number}. `purify train` on `{stage['data']}`: {done}{so_far}", "", "   ```yaml", *(f"   {line}" for line in text), "   ```", ""]
+    return [
+        f"{number}. `purify train` on `{stage['data']}`: {done}{so_far}",
+        "",
+        "   ```yaml",
+        *(f"   {line}" for line in text),
+        "   ```",
+        "",
+    ]

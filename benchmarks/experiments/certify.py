@@ -1,7 +1,8 @@
 """`purify certify`: one configuration, one folder, certified radii of the smoothed classifier at every noise level.
 
-A folder holds config.yaml, summary.json, images.jsonl (one line per image and noise level), batches/ (the counts of what is done so far), and certified.png.
-The counts of a few images are stored as they are finished, so an interrupted run goes on with what it has.
+A folder holds config.yaml, summary.json, images.jsonl (one line per image and noise level), batches/ (the counts of
+what is done so far), and certified.png. The counts of a few images are stored as they are finished, so an interrupted
+run goes on with what it has.
 """
 
 import json
@@ -31,8 +32,8 @@ SCHEMA = "certify 1"
 """Other than `purify bench`'s: no accuracy here is one of its rows."""
 
 CLAIM = (
-    "With probability 1 - alpha for each image, the smoothed classifier gives the certified class at every image within the L2 radius (images in [0, 1]). "
-    "Nothing is claimed of single draws, single purified images, or other norms."
+    "With probability 1 - alpha for each image, the smoothed classifier gives the certified class at every image within"
+    " the L2 radius (images in [0, 1]). Nothing is claimed of single draws, single purified images, or other norms."
 )
 
 
@@ -67,14 +68,17 @@ class Certify:
             try:
                 classes = check_logits(model, self.x[:1]).shape[1]
             except (RuntimeError, ValueError) as error:
-                raise ConfigError(f"the smoothed classifier does not take images of shape {tuple(self.x.shape[1:])}: {error}") from error
+                raise ConfigError(
+                    f"the smoothed classifier does not take images of shape {tuple(self.x.shape[1:])}: {error}"
+                ) from error
             if classes <= int(self.y.max()):
                 raise ConfigError(f"the classifier has {classes} classes, the labels go up to {int(self.y.max())}")
         if self.parts.score is not None:
             warn_if_implausible(self.parts.score, f"score={self.settings.score.name!r}", self.x[:3])  # type: ignore[union-attr]
 
     def run(self, out: Path, say: Callable[[str], None]) -> tuple[dict[str, Any], list[Certification]]:
-        """Certifies every image that `out` does not hold yet; returns the summary and what it was made from. `say` gets a line per noise level.
+        """Certifies every image that `out` does not hold yet; returns the summary and what it was made from. `say` gets
+        a line per noise level.
 
         Raises:
             RunError: `out` holds counts of another configuration or of other weights.
@@ -88,7 +92,10 @@ class Certify:
             lines = [json.dumps(line) for certification in done for line in self._image_lines(certification)]
             write_text(out / "images.jsonl", "\n".join(lines) + "\n")
             write_text(out / "summary.json", json.dumps(summary, indent=2) + "\n")
-            say(f"{title}: average certified radius {done[-1].average_radius:.3f}, {done[-1].abstained} abstentions, {done[-1].seconds:.1f} s")
+            say(
+                f"{title}: average certified radius {done[-1].average_radius:.3f}, {done[-1].abstained} abstentions,"
+                f" {done[-1].seconds:.1f} s"
+            )
         return summary, done
 
     def _certified(self, out: Path, model: Smoothed, title: str) -> Certification:
@@ -96,7 +103,9 @@ class Certify:
         together = max(1, self.settings.batch_size // draws)  # images of one file: enough to fill a batch
         with progress_bar(f"{title}, noisy draws", size * draws) as update:
             starts = range(0, size, together)
-            return Certification.join([self._batch(out, model, slice(first, min(first + together, size)), update) for first in starts])
+            return Certification.join(
+                [self._batch(out, model, slice(first, min(first + together, size)), update) for first in starts]
+            )
 
     def _batch(self, out: Path, model: Smoothed, rows: slice, update: Callable[[int, str], None]) -> Certification:
         path = out / "batches" / f"sigma_{model.sigma!r}.{rows.start:06d}.json"
@@ -117,7 +126,18 @@ class Certify:
             progress=lambda done, _: update(before + done, ""),
         )
         facts = {"seconds": part.seconds, "network_evaluations": part.network_evaluations}
-        write_text(path, json.dumps({"identity": self.identity, "selection": part.selection.tolist(), "counts": part.counts.tolist(), **facts}) + "\n")
+        write_text(
+            path,
+            json.dumps(
+                {
+                    "identity": self.identity,
+                    "selection": part.selection.tolist(),
+                    "counts": part.counts.tolist(),
+                    **facts,
+                }
+            )
+            + "\n",
+        )
         return part
 
     def _load_batch(self, path: Path, model: Smoothed, rows: slice) -> Certification:
@@ -129,7 +149,9 @@ class Certify:
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"{path} is not a whole batch, delete it to have it made again: {error}") from error
         if identity != self.identity:
-            raise RunError(f"{path} was made with another configuration, other weights or other images; give another --out")
+            raise RunError(
+                f"{path} was made with another configuration, other weights or other images; give another --out"
+            )
         return Certification(selection, counts, self.y[rows].cpu(), model.sigma, s.n0, s.n, s.alpha, *spent)
 
     def _image_lines(self, certification: Certification) -> Iterable[dict[str, Any]]:
@@ -161,14 +183,18 @@ class Certify:
             "config": self.settings.model_dump(mode="json"),
             "environment": environment(self.device),
             "peak_memory": peak_memory(self.device),
-            "results": [self._result(model, certification) for model, certification in zip(self.models, done, strict=False)],
+            "results": [
+                self._result(model, certification) for model, certification in zip(self.models, done, strict=False)
+            ],
         }
 
     def _result(self, model: Smoothed, certification: Certification) -> dict[str, Any]:
         return {
             "sigma": model.sigma,
             "t": model.t if isinstance(model, DenoisedSmoothing) else None,
-            "certified": {f"{radius:.12g}": certification.certified_accuracy(radius).as_dict() for radius in self.settings.radii},
+            "certified": {
+                f"{radius:.12g}": certification.certified_accuracy(radius).as_dict() for radius in self.settings.radii
+            },
             "average_radius": certification.average_radius,
             "largest_radius": certification.largest_radius,
             "abstained": certification.abstained,
@@ -194,15 +220,23 @@ def _sparse(counts: torch.Tensor) -> dict[str, int]:
 
 
 def table(summary: dict[str, Any]) -> Table:
-    """The results of a run, a column for each noise level: accuracies in percent with their 95 % intervals over images."""
-    title = f"{summary['images']} images, n0 = {summary['n0']}, n = {summary['n']}, alpha = {summary['alpha']:g}; accuracies in %"
+    """The results of a run, a column for each noise level: accuracies in percent with their 95 % intervals over
+    images.
+    """
+    title = (
+        f"{summary['images']} images, n0 = {summary['n0']}, n = {summary['n']}, alpha = {summary['alpha']:g};"
+        " accuracies in %"
+    )
     result = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0), show_edge=False)
     results = summary["results"]
     result.add_column("")
     for r in results:
         result.add_column(f"sigma {r['sigma']:g}", justify="right", no_wrap=True)
     rows: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
-        *((f"certified at L2 radius {radius}", lambda r, radius=radius: percent(r["certified"][radius])) for radius in results[0]["certified"]),
+        *(
+            (f"certified at L2 radius {radius}", lambda r, radius=radius: percent(r["certified"][radius]))
+            for radius in results[0]["certified"]
+        ),
         ("average certified radius", lambda r: f"{r['average_radius']:.3f}"),
         ("largest radius that n draws can show", lambda r: f"{r['largest_radius']:.3f}"),
         ("images without a certificate", lambda r: str(r["abstained"])),

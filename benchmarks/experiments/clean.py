@@ -40,7 +40,10 @@ def read_image(path: Path, channels: int, size_multiple: int, resize: tuple[int,
         pixels = pixels[..., :1]
     height, width = pixels.shape[:2]
     if height % size_multiple or width % size_multiple:
-        raise RunError(f"{path} is {width} x {height}; the network takes widths and heights that are multiples of {size_multiple}: use --resize")
+        raise RunError(
+            f"{path} is {width} x {height}; the network takes widths and heights that are multiples of {size_multiple}:"
+            " use --resize"
+        )
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
 
 
@@ -52,9 +55,17 @@ def write_image(path: Path, image: Tensor) -> None:
 
 @torch.no_grad()
 def clean(
-    purifier: Purifier, files: list[Path], make_out: Callable[[], Path], resize: bool, seed: int, device: torch.device, say: Callable[[str], None]
+    purifier: Purifier,
+    files: list[Path],
+    make_out: Callable[[], Path],
+    resize: bool,
+    seed: int,
+    device: torch.device,
+    say: Callable[[str], None],
 ) -> None:
-    """Purifies files one by one into `make_out()`/NAME.png; every file is read and checked before the folder is made."""
+    """Purifies files one by one into `make_out()`/NAME.png; every file is read and checked before the folder is
+    made.
+    """
     shape = purifier.score.image_shape
     assert shape is not None
     multiple = getattr(purifier.score.network, "size_multiple", 1)
@@ -66,7 +77,10 @@ def clean(
     out = make_out()
     for index, (name, image) in enumerate(zip(names, images, strict=True)):
         if image.shape[1:] != shape[1:]:
-            say(f"{files[index]}: {image.shape[2]} x {image.shape[1]} pixels, the network was trained on {shape[2]} x {shape[1]}: expect less")
+            say(
+                f"{files[index]}: {image.shape[2]} x {image.shape[1]} pixels, the network was trained on {shape[2]} x"
+                f" {shape[1]}: expect less"
+            )
         keys = noise_keys(seed, torch.tensor([index]), 0).to(device)
         write_image(out / f"{name}.png", purifier(image[None].to(device), keys)[0])
         say(f"{files[index]} -> {out / f'{name}.png'}")

@@ -13,7 +13,9 @@ from purify import DiffPure
 
 @torch.no_grad()
 def measure(setup: Setup, keys: Tensor, count: int) -> list[dict[str, Any]]:
-    """The first `count` images at t* = 0.1 (or the network's largest time) in 100 equal steps: a row for each convention, all with the same keys."""
+    """The first `count` images at t* = 0.1 (or the network's largest time) in 100 equal steps: a row for each
+    convention, all with the same keys.
+    """
     score, batch_size = setup.score, setup.settings.batch_size
     t_star, steps = math.floor(1000 * min(0.1, score.t_max)) / 1000, 100
     variants = {
@@ -31,7 +33,10 @@ def measure(setup: Setup, keys: Tensor, count: int) -> list[dict[str, Any]]:
     for name, purifier in variants.items():
         batches = zip(setup.x[:count].split(batch_size), keys[:count].split(batch_size), strict=True)
         purified = [purifier(x, k) for x, k in batches]
-        images[name], labels[name] = torch.cat(purified), torch.cat([setup.classifier(part).argmax(1) for part in purified])
+        images[name], labels[name] = (
+            torch.cat(purified),
+            torch.cat([setup.classifier(part).argmax(1) for part in purified]),
+        )
     return [
         {
             "convention": name,
@@ -47,7 +52,9 @@ def measure(setup: Setup, keys: Tensor, count: int) -> list[dict[str, Any]]:
 
 
 class _IntegerLabels(nn.Module):
-    """The network with the times that a chain of 1,000 steps would see from DiffPure: label floor(1000 t), in float32, means t = (label + 1) / 1000."""
+    """The network with the times that a chain of 1,000 steps would see from DiffPure: label floor(1000 t), in float32,
+    means t = (label + 1) / 1000.
+    """
 
     def __init__(self, network: nn.Module, scale: float, offset: float):
         super().__init__()

@@ -37,7 +37,8 @@ _UNITS = {"s": 1, "m": 60, "h": 3600}
 class RowCost:
     """About what a row costs for one image: `fixed` seconds, and `variable` ones that grow with the attack's length.
 
-    `forward` and `backward`: evaluations of the attacked model by the attack; `network_evaluations`: of the score network in all.
+    `forward` and `backward`: evaluations of the attacked model by the attack; `network_evaluations`: of the score
+    network in all.
     """
 
     model: str
@@ -67,7 +68,8 @@ class CostEstimate:
 
 
 def estimate(bench: Bench, say: Callable[[str], None] = lambda _: None) -> CostEstimate:
-    """Probes every row: clean rows by one small batch, attacks by two at 1 and 3 of their iterations, from which a straight line goes on.
+    """Probes every row: clean rows by one small batch, attacks by two at 1 and 3 of their iterations, from which a
+    straight line goes on.
 
     Images that leave an attack early make the run cheaper than this.
     """
@@ -76,7 +78,11 @@ def estimate(bench: Bench, say: Callable[[str], None] = lambda _: None) -> CostE
     rows = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a few steps on a few images: the run will say what matters
-        bench.evaluate(bench.rows[-1] if bench.rows[-1].attack_config is None else _shortened(bench, bench.rows[-1], 1), slice(0, 1))  # the first call is slow
+        # the first call is slow
+        bench.evaluate(
+            bench.rows[-1] if bench.rows[-1].attack_config is None else _shortened(bench, bench.rows[-1], 1),
+            slice(0, 1),
+        )
         for row in bench.rows:
             rows.append(_probe(bench, row, images))
             say(f"probed {row.model_name}, attack {row.attack_name}")
@@ -90,7 +96,9 @@ def estimate(bench: Bench, say: Callable[[str], None] = lambda _: None) -> CostE
 def _probe(bench: Bench, row: Row, images: int) -> RowCost:
     if row.attack_config is None:
         clean = bench.evaluate(row, slice(0, images))
-        return RowCost(row.model_name, row.attack_name, clean.seconds / images, 0.0, 0.0, 0.0, clean.network_evaluations / images)
+        return RowCost(
+            row.model_name, row.attack_name, clean.seconds / images, 0.0, 0.0, 0.0, clean.network_evaluations / images
+        )
     short, longer = _shortened(bench, row, 1), _shortened(bench, row, _GROWTH)
     for power in range(2, 10):  # short versions may be equal: an attack has its least length
         if _size(longer) > _size(short):
@@ -118,7 +126,9 @@ def _size(row: Row) -> int:
 def _numbers(evaluation: Evaluation, images: int) -> tuple[float, ...]:
     cost = evaluation.attack_cost
     assert cost is not None
-    return tuple(value / images for value in (evaluation.seconds, cost.forward, cost.backward, evaluation.network_evaluations))
+    return tuple(
+        value / images for value in (evaluation.seconds, cost.forward, cost.backward, evaluation.network_evaluations)
+    )
 
 
 # a run within a time
@@ -135,13 +145,23 @@ def parse_duration(text: str) -> float:
 
 def duration(seconds: float) -> str:
     """About so long, in words."""
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 2 * 3600
+        else f"{seconds / 3600:.1f} h"
+    )
 
 
-def fit(settings: BenchConfig, cost: CostEstimate, budget: float, spent: float = 0.0) -> tuple[BenchConfig, dict[str, Any]]:
-    """The settings of a run that takes at most `budget` seconds, `spent` of them gone, and a record of it for the summary.
+def fit(
+    settings: BenchConfig, cost: CostEstimate, budget: float, spent: float = 0.0
+) -> tuple[BenchConfig, dict[str, Any]]:
+    """The settings of a run that takes at most `budget` seconds, `spent` of them gone, and a record of it for the
+    summary.
 
-    Fewer images make wider intervals, fewer iterations a weaker attack: images are reduced first, to `LEAST_IMAGES`; then all attacks alike.
+    Fewer images make wider intervals, fewer iterations a weaker attack: images are reduced first, to `LEAST_IMAGES`;
+    then all attacks alike.
 
     Returns:
         settings, {"seconds", "estimated_seconds", "reduced": {key: [asked, given]}}.
@@ -159,8 +179,8 @@ def fit(settings: BenchConfig, cost: CostEstimate, budget: float, spent: float =
         if share < LEAST_SHARE:
             least = images * (fixed + LEAST_SHARE * variable) / _SAFETY + spent
             raise ConfigError(
-                f"--budget: {images} images and a tenth of the attacks' iterations take about {duration(least)}, more than {duration(budget)}; "
-                "give that much, or ask for fewer attacks or draws"
+                f"--budget: {images} images and a tenth of the attacks' iterations take about {duration(least)}, more"
+                f" than {duration(budget)}; give that much, or ask for fewer attacks or draws"
             )
     reduced: dict[str, list[Any]] = {} if images == cost.images else {"data.images": [cost.images, images]}
     given = settings.model_copy(update={"data": settings.data.model_copy(update={"images": images})})
@@ -177,7 +197,10 @@ def fit(settings: BenchConfig, cost: CostEstimate, budget: float, spent: float =
 def reduction_lines(record: dict[str, Any]) -> list[str]:
     """What `fit` changed, in words, a line each."""
     if not record["reduced"]:
-        return [f"budget of {duration(record['seconds'])}: the whole run fits, about {duration(record['estimated_seconds'])}"]
+        return [
+            f"budget of {duration(record['seconds'])}: the whole run fits, about"
+            f" {duration(record['estimated_seconds'])}"
+        ]
     lines = [f"budget of {duration(record['seconds'])}: reduced to about {duration(record['estimated_seconds'])}"]
     lines += [f"  {key}: {asked} -> {given}" for key, (asked, given) in record["reduced"].items()]
     weaker = any(key.startswith("attacks.") for key in record["reduced"])
@@ -188,7 +211,9 @@ def reduction_lines(record: dict[str, Any]) -> list[str]:
 
 
 def rough_seconds(bench: Bench) -> float:
-    """The time of a whole run from its settings and a forward call or two of each model on a few images: within a factor of two or so."""
+    """The time of a whole run from its settings and a forward call or two of each model on a few images: within a
+    factor of two or so.
+    """
     forward: dict[int, float] = {}
 
     def of(model: nn.Module) -> float:

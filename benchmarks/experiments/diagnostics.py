@@ -1,8 +1,9 @@
 """Signs of a broken evaluation: what no sound attack on an honest model shows, found in results, each with what to do.
 
-Two rows are compared image by image on the images that both have (`paired_difference`). One "beats" the other by a lower accuracy with a two-sided p-value
-below `SIGNIFICANCE`; it is "as good" where the 95 % interval of the difference has room for 0. The signs are those of Carlini et al. 2019 (arXiv 1902.06705,
-section 3) and Athalye et al. 2018 (arXiv 1802.00420), and EOT's own.
+Two rows are compared image by image on the images that both have (`paired_difference`). One "beats" the other by a
+lower accuracy with a two-sided p-value below `SIGNIFICANCE`; it is "as good" where the 95 % interval of the difference
+has room for 0. The signs are those of Carlini et al. 2019 (arXiv 1902.06705, section 3) and Athalye et al. 2018 (arXiv
+1802.00420), and EOT's own.
 """
 
 import re
@@ -17,7 +18,14 @@ from attacks.inputs import check_inputs
 from attacks.randomness import default_keys, uniform
 from attacks.threats import L2, Linf, Threat
 from benchmarks.config.attack import AttackConfig, ModelName
-from benchmarks.config.attack_kinds import APGDConfig, EOTAutoAttackConfig, IterativeConfig, NormConfig, PGDConfig, SquareConfig
+from benchmarks.config.attack_kinds import (
+    APGDConfig,
+    EOTAutoAttackConfig,
+    IterativeConfig,
+    NormConfig,
+    PGDConfig,
+    SquareConfig,
+)
 from benchmarks.evaluation.evaluate import Attack, Evaluation
 from benchmarks.evaluation.statistics import PairedDifference, paired_difference
 
@@ -40,10 +48,18 @@ _ONE_STEP, _QUERY, _TRANSFER = "single step beats iterations", "queries beat gra
 _LOST = "images lost without any attack"
 _RISING, _UNCONVERGED = "accuracy rises with epsilon", "EOT not converged"
 COMPARISONS = {
-    _ONE_STEP: "the steps undo each other or the gradient is masked: more iterations, a smaller step, momentum, other losses",
+    _ONE_STEP: (
+        "the steps undo each other or the gradient is masked: more iterations, a smaller step, momentum, other losses"
+    ),
     _QUERY: "the gradients are masked: find out by `purify audit` where, and report the lower number",
-    _TRANSFER: "the deployed model's gradients are worse than another model's: masked, or too noisy (more EOT); report the lower number",
-    _RISING: "a larger ball holds the smaller one: start the attack from the smaller ball's result, take steps in proportion to epsilon, more iterations",
+    _TRANSFER: (
+        "the deployed model's gradients are worse than another model's: masked, or too noisy (more EOT); report the"
+        " lower number"
+    ),
+    _RISING: (
+        "a larger ball holds the smaller one: start the attack from the smaller ball's result, take steps in proportion"
+        " to epsilon, more iterations"
+    ),
     _UNCONVERGED: "more draws per gradient: double eot from {eot} until the accuracy stays",
 }
 """What to do where a row beats another one that should be the stronger one."""
@@ -51,7 +67,9 @@ COMPARISONS = {
 SIGNS = (*_GRADIENTS, _NOISE, *COMPARISONS, _LARGE_EPSILON, _LOST)
 """All that rows are looked through for, but a missing clean row."""
 
-_ZERO, _BROKEN = (re.compile(rf"gradient was {what} for (\d+) of (\d+) images") for what in ("exactly zero", "NaN or infinite"))
+_ZERO, _BROKEN = (
+    re.compile(rf"gradient was {what} for (\d+) of (\d+) images") for what in ("exactly zero", "NaN or infinite")
+)
 
 Access = Literal["none", "noise", "white box", "query", "transfer"]
 
@@ -63,7 +81,8 @@ class Measured:
     Attributes:
         model: its name in results; `attack` likewise, "none" for clean images.
         evaluation: what was measured, on the first images of the run.
-        access: what the attack sees: nothing, the deployed model's gradients, its answers only, or another model's gradients.
+        access: what the attack sees: nothing, the deployed model's gradients, its answers only, or another model's
+            gradients.
         threat: of the attack.
         settings: of the attack, all but the size of the threat: "iterations", "eot" and whatever else distinguishes it.
     """
@@ -108,7 +127,8 @@ def measured(model_name: str, config: AttackConfig | None, threat: Threat | None
     facts = config.facts(model_name == "defended")
     own = {name: value for name, value in config.own.items() if name not in ("eot", "bound")}
     if own.get("step_size") is not None and threat is not None and config.threat is not None:
-        own["step_size"] = round(own["step_size"] / threat.epsilon, 6)  # the same attack at another epsilon takes steps in proportion
+        # the same attack at another epsilon takes steps in proportion
+        own["step_size"] = round(own["step_size"] / threat.epsilon, 6)
     shared = config.model_dump(include={"kind", "gradient", "randomness", "through", "surrogate", "target"})
     within = {} if config.threat is None else config.threat.model_dump(exclude={"epsilon"})
     settings = {**shared, **own, **within, "iterations": facts["iterations"], "eot": facts["eot"]}
@@ -133,22 +153,35 @@ def flags(rows: Iterable[Measured]) -> list[Flag]:
 
 
 def looked_for(rows: Iterable[Measured]) -> dict[str, int]:
-    """Which of `SIGNS` could be found in these rows, and the most images that it was looked for on: a comparison needs `LEAST_IMAGES`."""
+    """Which of `SIGNS` could be found in these rows, and the most images that it was looked for on: a comparison needs
+    `LEAST_IMAGES`.
+    """
     rows = list(rows)
     attacked = [row for row in rows if row.access != "none"]
     pairs = [(_NOISE, best, noise) for best, noise in _against_noise(attacked)] + list(_comparisons(attacked))
     looks = [(sign, min(_images(doubted), _images(by))) for sign, doubted, by in pairs]
     white = [row for row in attacked if row.access == "white box"]
-    looks += [(sign, _images(row)) for sign in _GRADIENTS for row in white if row.settings.get("kind") != "autoattack"]  # the official code does not tell
-    looks += [(_LARGE_EPSILON, _images(row)) for row in white if row.threat is not None and _is_large(row.threat, row.evaluation.x_adv)]
+    # the official code does not tell
+    looks += [(sign, _images(row)) for sign in _GRADIENTS for row in white if row.settings.get("kind") != "autoattack"]
+    looks += [
+        (_LARGE_EPSILON, _images(row))
+        for row in white
+        if row.threat is not None and _is_large(row.threat, row.evaluation.x_adv)
+    ]
     looks += [(_LOST, min(_images(bare), _images(defended))) for bare, defended in _clean_pairs(rows)]
-    return {sign: max(images for of, images in looks if of == sign) for sign in SIGNS if any(of == sign for of, _ in looks)}
+    return {
+        sign: max(images for of, images in looks if of == sign) for sign in SIGNS if any(of == sign for of, _ in looks)
+    }
 
 
 def strongest(rows: Iterable[Measured]) -> Measured | None:
-    """The row of the lowest accuracy among those that differentiate the deployed model with several steps, else with one."""
+    """The row of the lowest accuracy among those that differentiate the deployed model with several steps, else with
+    one.
+    """
     white = [row for row in rows if row.access == "white box"]
-    return min(white, key=lambda row: (row.settings.get("iterations", 0) <= 1, row.evaluation.single.value), default=None)
+    return min(
+        white, key=lambda row: (row.settings.get("iterations", 0) <= 1, row.evaluation.single.value), default=None
+    )
 
 
 def difference(first: Measured, second: Measured) -> PairedDifference:
@@ -162,7 +195,13 @@ def _without_clean(rows: list[Measured], attacked: list[Measured]) -> Iterable[F
     clean = {row.model for row in rows if row.access == "none"}
     for model in sorted({row.model for row in attacked} - clean):
         seen = "a worst-of-N accuracy under attack without that of clean images beside it"
-        yield Flag("no clean row", model, "none", seen, "measure the same draws on clean images: the noise of the defence alone lowers worst-of-N")
+        yield Flag(
+            "no clean row",
+            model,
+            "none",
+            seen,
+            "measure the same draws on clean images: the noise of the defence alone lowers worst-of-N",
+        )
 
 
 def _clean_pairs(rows: list[Measured]) -> Iterable[tuple[Measured, Measured]]:
@@ -173,18 +212,33 @@ def _clean_pairs(rows: list[Measured]) -> Iterable[tuple[Measured, Measured]]:
 
 
 def _lost_images(rows: list[Measured]) -> Iterable[Flag]:
-    """A defence that gets less than half of what the bare classifier gets right: what it leaves an attack says little."""
+    """A defence that gets less than half of what the bare classifier gets right: what it leaves an attack says
+    little.
+    """
     for bare, defended in _clean_pairs(rows):
         before, after = bare.evaluation.single, defended.evaluation.single
         if after.ci95[1] < before.value / 2:
             seen = f"clean accuracy {after} %, {before} % without the defence"
-            yield Flag(_LOST, "defended", "none", seen, "the purifier destroys the images: look at them, diffuse less, take more steps or another solver")
+            yield Flag(
+                _LOST,
+                "defended",
+                "none",
+                seen,
+                "the purifier destroys the images: look at them, diffuse less, take more steps or another solver",
+            )
 
 
 def _bad_gradients(attacked: list[Measured]) -> Iterable[Flag]:
     """One flag for each model, with the first attack concerned."""
     for pattern, sign, advice in (
-        (_ZERO, _GRADIENTS[0], "look for a detach, rounding or a saturated softmax (loss: margin); differentiate another way (gradient: bpda) or by queries"),
+        (
+            _ZERO,
+            _GRADIENTS[0],
+            (
+                "look for a detach, rounding or a saturated softmax (loss: margin); differentiate another way"
+                " (gradient: bpda) or by queries"
+            ),
+        ),
         (_BROKEN, _GRADIENTS[1], "look for what overflows in the model; use loss: margin, or an attack by queries"),
     ):
         concerned: dict[str, list[tuple[Measured, str]]] = {}
@@ -210,7 +264,10 @@ def _no_better_than_noise(best: Measured, noise: Measured) -> Iterable[Flag]:
     little_left = noise.evaluation.single.ci95[0] <= NEAR_ZERO and not _beats(noise, best)
     if gain.ci95[0] <= 0 and not little_left:
         seen = f"random noise leaves {_percent(noise)}, the attack {_percent(best)}: no better on the same images"
-        advice = "the gradients point nowhere, or the ball is too small to matter; run `purify audit`, and attacks by query and by transfer"
+        advice = (
+            "the gradients point nowhere, or the ball is too small to matter; run `purify audit`, and attacks by query"
+            " and by transfer"
+        )
         yield Flag(_NOISE, best.model, best.attack, seen, advice, noise.attack, gain)
 
 
@@ -219,7 +276,11 @@ def _comparisons(attacked: list[Measured]) -> Iterable[tuple[str, Measured, Meas
     for group in _groups(attacked):
         best = strongest(group)
         for row in group if best is not None else []:
-            one_step = row.access == "white box" and row.settings.get("iterations") == 1 and best.settings.get("iterations", 0) > 1
+            one_step = (
+                row.access == "white box"
+                and row.settings.get("iterations") == 1
+                and best.settings.get("iterations", 0) > 1
+            )
             sign = _ONE_STEP if one_step else {"query": _QUERY, "transfer": _TRANSFER}.get(row.access)
             if sign is not None:
                 yield sign, best, row
@@ -234,7 +295,9 @@ def _comparisons(attacked: list[Measured]) -> Iterable[tuple[str, Measured, Meas
         most = max(family, key=lambda row: row.settings.get("eot", 1))
         draws = max(most.settings.get("eot", 1), 1)  # noise has none
         fewer = max(
-            (row for row in family if row is not most and 2 * row.settings.get("eot", 1) <= draws), key=lambda row: row.settings.get("eot", 1), default=None
+            (row for row in family if row is not most and 2 * row.settings.get("eot", 1) <= draws),
+            key=lambda row: row.settings.get("eot", 1),
+            default=None,
         )
         if fewer is not None:
             yield _UNCONVERGED, fewer, most
@@ -254,7 +317,13 @@ def _standing_at_large_epsilon(row: Measured) -> Iterable[Flag]:
     accuracy = row.evaluation.single
     if accuracy.ci95[0] > NEAR_ZERO:
         seen = f"{accuracy} % right at {row.threat}, where any image can be made grey"
-        yield Flag(_LARGE_EPSILON, row.model, row.attack, seen, "the attack fails where it cannot: look for masked gradients by `purify audit`")
+        yield Flag(
+            _LARGE_EPSILON,
+            row.model,
+            row.attack,
+            seen,
+            "the attack fails where it cannot: look for masked gradients by `purify audit`",
+        )
 
 
 def _beats(first: Measured, second: Measured) -> bool:
@@ -266,7 +335,10 @@ def _beaten(sign: str, row: Measured, by: Measured) -> Iterable[Flag]:
     if not _beats(by, row):
         return
     gap = difference(row, by)
-    seen = f"{by.attack} ({by.threat}) leaves {_percent(by)}, {row.attack} ({row.threat}) {_percent(row)}; {100 * gap.value:.1f} points on the same images"
+    seen = (
+        f"{by.attack} ({by.threat}) leaves {_percent(by)}, {row.attack} ({row.threat}) {_percent(row)};"
+        f" {100 * gap.value:.1f} points on the same images"
+    )
     advice = COMPARISONS[sign].format(eot=by.settings.get("eot", 1))
     yield Flag(sign, row.model, row.attack, f"{seen} (p = {gap.p_value:.4f})", advice, by.attack, gap)
 
@@ -281,7 +353,11 @@ def _percent(row: Measured) -> str:
 
 def _same_but_threat(first: Measured, second: Measured) -> bool:
     same_norm = first.threat is not None and type(first.threat) is type(second.threat)
-    return same_norm and (first.model, first.access, dict(first.settings)) == (second.model, second.access, dict(second.settings))
+    return same_norm and (first.model, first.access, dict(first.settings)) == (
+        second.model,
+        second.access,
+        dict(second.settings),
+    )
 
 
 def _is_large(threat: Threat, x: Tensor) -> bool:
@@ -305,7 +381,16 @@ class NoiseConfig(NormConfig):
         return RandomNoise(self.threat.build())
 
     def facts(self, defended: bool) -> dict[str, Any]:
-        return {"iterations": 0, "unit": self.unit, "eot": 0, "restarts": 1, "through": self.through, "surrogate": None, "target": None, "settings": {}}
+        return {
+            "iterations": 0,
+            "unit": self.unit,
+            "eot": 0,
+            "restarts": 1,
+            "through": self.through,
+            "surrogate": None,
+            "target": None,
+            "settings": {},
+        }
 
 
 @dataclass(frozen=True)
@@ -314,14 +399,18 @@ class RandomNoise:
 
     threat: Threat
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, keys: Tensor | None = None, progress: object = None) -> Tensor:
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, keys: Tensor | None = None, progress: object = None
+    ) -> Tensor:
         check_inputs(x, y, keys)
         keys = default_keys(len(x), x.device) if keys is None else keys.to(x.device)
         return self.threat.project(x + self.threat.random_start(uniform(keys, tuple(x.shape[1:]), x.dtype)), x)
 
 
 def probes(config: AttackConfig, model: ModelName, x: Tensor) -> list[AttackConfig]:
-    """The attacks to measure beside `config`, the strongest white-box attack on that model; none where it is not within a norm ball. `x`: (n, c, h, w)."""
+    """The attacks to measure beside `config`, the strongest white-box attack on that model; none where it is not within
+    a norm ball. `x`: (n, c, h, w).
+    """
     if not isinstance(config, NormConfig):
         return []
     common = {"threat": config.threat, "models": (model,), "randomness": config.randomness, "gradient": config.gradient}
@@ -337,12 +426,27 @@ def probes(config: AttackConfig, model: ModelName, x: Tensor) -> list[AttackConf
 
     found = [
         named(NoiseConfig(**common), "noise"),
-        named(PGDConfig(kind="pgd", **common, steps=1, eot=eot, step_size=threat.epsilon, random_start=False), "single-step"),
-        named(SquareConfig(kind="square", **common | {"gradient": None}, queries=max(_QUERIES, _QUERIES_PER_DRAW * eot), eot=eot), "queries"),
+        named(
+            PGDConfig(kind="pgd", **common, steps=1, eot=eot, step_size=threat.epsilon, random_start=False),
+            "single-step",
+        ),
+        named(
+            SquareConfig(
+                kind="square", **common | {"gradient": None}, queries=max(_QUERIES, _QUERIES_PER_DRAW * eot), eot=eot
+            ),
+            "queries",
+        ),
         *([named(config, "large-epsilon", **scaled)] if ratio > 1 else []),
     ]
     if model == "defended":
-        found.append(named(APGDConfig(kind="apgd", **common | {"gradient": None}, iterations=_TRANSFER_STEPS, through="classifier"), "transfer"))
+        found.append(
+            named(
+                APGDConfig(
+                    kind="apgd", **common | {"gradient": None}, iterations=_TRANSFER_STEPS, through="classifier"
+                ),
+                "transfer",
+            )
+        )
         if isinstance(config, _DOUBLED):
             found.append(named(config, "eot-doubled", eot=2 * eot))
     return found

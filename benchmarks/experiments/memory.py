@@ -19,11 +19,13 @@ Prepare = Callable[[], Callable[[], None]]
 
 
 def peak_mib(prepare: Prepare, device: torch.device) -> float | str:
-    """MiB that the call needs at its peak beyond what was there before it; where that cannot be measured, why (out of memory, for one).
+    """MiB that the call needs at its peak beyond what was there before it; where that cannot be measured, why (out of
+    memory, for one).
 
-    On a GPU the allocator's peak, on a CPU resident memory (Linux). The process is a fresh one that has imported and loaded everything, so neither
-    imports nor other measurements are counted; what the first evaluation of a network leaves in caches is. Its malloc gives every tensor back to the
-    system when it is freed: holes in the heap, which differ from run to run by tens of MiB, are not counted.
+    On a GPU the allocator's peak, on a CPU resident memory (Linux). The process is a fresh one that has imported and
+    loaded everything, so neither imports nor other measurements are counted; what the first evaluation of a network
+    leaves in caches is. Its malloc gives every tensor back to the system when it is freed: holes in the heap, which
+    differ from run to run by tens of MiB, are not counted.
     """
     with _strict_malloc(), ProcessPoolExecutor(1, get_context("spawn")) as pool:
         try:

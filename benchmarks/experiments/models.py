@@ -36,7 +36,9 @@ class ModelsError(ValueError):
 
 
 class Wanted(NamedTuple):
-    """One file to download: where it goes, from which sources, what is known of it, and what people do where there is no source."""
+    """One file to download: where it goes, from which sources, what is known of it, and what people do where there is
+    no source.
+    """
 
     target: Path
     sources: tuple[str, ...]
@@ -58,8 +60,13 @@ class Verdict:
 def overview() -> Table:
     """The packaged score models and every entry of the registry, and which packaged configurations name them."""
     whole = [Column(name, no_wrap=True) for name in ("name", "kind", "size", "here")]
-    table = Table(*whole, "licence", "used by", title=f"models in {models_folder()}; configurations that use them, by folder")
-    rows = [(name, "score", _bytes(file.stat().st_size), "packaged", _PACKAGED_LICENCE) for name, file in packaged_score_models().items()]
+    table = Table(
+        *whole, "licence", "used by", title=f"models in {models_folder()}; configurations that use them, by folder"
+    )
+    rows = [
+        (name, "score", _bytes(file.stat().st_size), "packaged", _PACKAGED_LICENCE)
+        for name, file in packaged_score_models().items()
+    ]
     for entry in registry.entries().values():
         size = "unknown" if entry.size is None else _bytes(entry.size)
         rows.append((entry.name, entry.kind, size, "yes" if registry.is_here(entry) else "no", entry.licence))
@@ -72,15 +79,23 @@ def overview() -> Table:
 def used_by(name: str) -> list[str]:
     """The packaged configurations whose score model it is."""
     folder = configs.configs_folder()
-    experiments = {str(file.relative_to(folder).with_suffix("")): configs.read(file).get("score") for file in sorted(folder.rglob("*.yaml"))}
-    return [config for config, score in experiments.items() if name in (score, score.get("name") if isinstance(score, dict) else None)]
+    experiments = {
+        str(file.relative_to(folder).with_suffix("")): configs.read(file).get("score")
+        for file in sorted(folder.rglob("*.yaml"))
+    }
+    return [
+        config
+        for config, score in experiments.items()
+        if name in (score, score.get("name") if isinstance(score, dict) else None)
+    ]
 
 
 def fetch(names: Sequence[str], say: Callable[[str], None]) -> None:
     """Downloads what is not here yet, and unpacks data archives. All names are looked up before anything is downloaded.
 
     Args:
-        names: of the registry, or of a classifier: "robustbench:DATASET/THREAT/NAME", "torchvision:NAME", "torchvision:NAME/VERSION", "timm:NAME".
+        names: of the registry, or of a classifier: "robustbench:DATASET/THREAT/NAME", "torchvision:NAME",
+            "torchvision:NAME/VERSION", "timm:NAME".
         say: told what was done.
 
     Raises:
@@ -99,28 +114,40 @@ def fetch(names: Sequence[str], say: Callable[[str], None]) -> None:
             continue
         if entry.unpack:
             archive.extract(jobs[name][0].target, registry.path_of(entry), inside=entry.unpack)
-        say(f"{name}: export the weights to {registry.path_of(entry)}. {entry.note}" if entry.export else f"{name}: {registry.path_of(entry)}")
+        say(
+            f"{name}: export the weights to {registry.path_of(entry)}. {entry.note}"
+            if entry.export
+            else f"{name}: {registry.path_of(entry)}"
+        )
 
 
 def verify(names: Sequence[str]) -> list[Verdict]:
-    """Size, checksum and, of score models, a strict load with finite weights; by default of all of the registry that is here.
+    """Size, checksum and, of score models, a strict load with finite weights; by default of all of the registry that is
+    here.
 
-    `names` as for `fetch`; of classifiers the checksum recorded when they were fetched, and the one in torchvision's file names.
+    `names` as for `fetch`; of classifiers the checksum recorded when they were fetched, and the one in torchvision's
+    file names.
     """
     if names:
         return [_verify_named(name) for name in names]
     entries = registry.entries().values()
-    return [_verify(entry) for entry in entries if registry.is_here(entry) or any(path.exists() for _, path in registry.downloads_of(entry))]
+    return [
+        _verify(entry)
+        for entry in entries
+        if registry.is_here(entry) or any(path.exists() for _, path in registry.downloads_of(entry))
+    ]
 
 
 def convert(source: str, out: Path, architecture: str | None, config: str | None, dtype: str) -> list[str]:
-    """Writes a score model with its averaged weights as safetensors that describe themselves, and reads them again to compare.
+    """Writes a score model with its averaged weights as safetensors that describe themselves, and reads them again to
+    compare.
 
     Args:
         source: a registry name, or a path.
         out: the new file.
         architecture: of a path: a name in `purify.networks.ARCHITECTURES`.
-        config: of a path: a JSON file with the official configuration, or the registry name of an entry whose architecture and configuration fit.
+        config: of a path: a JSON file with the official configuration, or the registry name of an entry whose
+            architecture and configuration fit.
         dtype: "float16" or "float32".
 
     Raises:
@@ -181,14 +208,21 @@ def _tensor_lines(found: FileInfo) -> list[str]:
 
 
 def _files(entry: Entry) -> list[Wanted]:
-    return [Wanted(path, file.sources, registry.how_to_get(entry), file.size, file.sha256, file.md5) for file, path in registry.downloads_of(entry)]
+    return [
+        Wanted(path, file.sources, registry.how_to_get(entry), file.size, file.sha256, file.md5)
+        for file, path in registry.downloads_of(entry)
+    ]
 
 
 def _classifier_files(name: str) -> list[Wanted]:
     source, _, rest = name.partition(":")
     zoo, parts = source_module(source), rest.split("/")
     if len(parts) not in {"robustbench": (3,), "torchvision": (1, 2), "timm": (1,)}[source]:
-        forms = {"robustbench": "DATASET/THREAT/NAME, for instance cifar10/Linf/Standard", "torchvision": "NAME or NAME/VERSION", "timm": "NAME"}
+        forms = {
+            "robustbench": "DATASET/THREAT/NAME, for instance cifar10/Linf/Standard",
+            "torchvision": "NAME or NAME/VERSION",
+            "timm": "NAME",
+        }
         raise ModelsError(f"{name!r}: {source}: is followed by {forms[source]}")
     if source != "robustbench":
         path, address = zoo.torchvision_source(*parts) if source == "torchvision" else zoo.timm_source(*parts)
@@ -209,7 +243,14 @@ def _fetch_file(wanted: Wanted, say: Callable[[str], None]) -> None:
     for source in wanted.sources:
         try:
             with _bar(wanted.target.name) as progress:
-                sha256 = download(address_of(source), wanted.target, size=wanted.size, sha256=wanted.sha256, md5=wanted.md5, progress=progress)
+                sha256 = download(
+                    address_of(source),
+                    wanted.target,
+                    size=wanted.size,
+                    sha256=wanted.sha256,
+                    md5=wanted.md5,
+                    progress=progress,
+                )
             known = "as expected" if wanted.sha256 or wanted.md5 else "recorded now, and checked from now on"
             say(f"{wanted.target.name}: {_bytes(wanted.target.stat().st_size)}, SHA-256 {sha256}, {known}")
             return
@@ -220,8 +261,16 @@ def _fetch_file(wanted: Wanted, say: Callable[[str], None]) -> None:
 
 @contextmanager
 def _bar(title: str) -> Iterator[Callable[[int, int | None], None]]:
-    """Yields a callback for `download`: a live bar on a terminal; elsewhere the line that `fetch` says at the end is enough."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    """Yields a callback for `download`: a live bar on a terminal; elsewhere the line that `fetch` says at the end is
+    enough.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=runs.console, disable=not runs.console.is_terminal) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
@@ -238,7 +287,9 @@ def _verify_packaged(name: str) -> Verdict:
         model = load_score_model(name)
     except CheckpointError as error:
         return Verdict(name, "FAIL", str(error))
-    return Verdict(name, "ok", f"packaged, strict load: {sum(parameter.numel() for parameter in model.parameters()):,} parameters")
+    return Verdict(
+        name, "ok", f"packaged, strict load: {sum(parameter.numel() for parameter in model.parameters()):,} parameters"
+    )
 
 
 def _verify(entry: Entry) -> Verdict:
@@ -247,7 +298,9 @@ def _verify(entry: Entry) -> Verdict:
             if path.exists() or not (entry.export or entry.unpack):
                 check_file(path, file.size, file.sha256, file.md5)
         if not registry.is_here(entry):
-            return Verdict(entry.name, "FAIL", f"nothing to load at {registry.path_of(entry)}: {registry.how_to_get(entry)}")
+            return Verdict(
+                entry.name, "FAIL", f"nothing to load at {registry.path_of(entry)}: {registry.how_to_get(entry)}"
+            )
         if entry.kind != "score":
             return Verdict(entry.name, "ok", "size and checksum")
         if entry.export:
@@ -267,7 +320,12 @@ def _verify_classifier(name: str) -> Verdict:
             sha256 = check_file(wanted.target)
             prefix = re.search(r"-([0-9a-f]{8,64})\.pth$", wanted.target.name)  # torch.hub's convention
             if prefix and not sha256.startswith(prefix.group(1)):
-                return Verdict(name, "FAIL", f"{wanted.target} has the SHA-256 {sha256}, not the one that its name begins with: delete it and fetch it again")
+                return Verdict(
+                    name,
+                    "FAIL",
+                    f"{wanted.target} has the SHA-256 {sha256}, not the one that its name begins with: delete it and"
+                    " fetch it again",
+                )
     except (DownloadError, FileNotFoundError) as error:
         return Verdict(name, "FAIL", str(error))
     return Verdict(name, "ok", "checksum as recorded")
@@ -301,15 +359,23 @@ def _load(source: str, architecture: str | None, config: str | None) -> tuple[Sc
         description, _ = checkpoint.read(source, KIND)
         return load_score_model(source), description["architecture"], description["config"]
     names = fitting_entries(found.tensors)
-    hint = f"names and shapes are those of --config {' or '.join(names)}" if names else "no network in the registry has its names and shapes"
-    raise ModelsError(f"{source} does not say what network it belongs to: --architecture and --config are needed ({hint})")
+    hint = (
+        f"names and shapes are those of --config {' or '.join(names)}"
+        if names
+        else "no network in the registry has its names and shapes"
+    )
+    raise ModelsError(
+        f"{source} does not say what network it belongs to: --architecture and --config are needed ({hint})"
+    )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelsError(f"--config {path} is neither a readable JSON file nor a name in the registry: {error}") from error
+        raise ModelsError(
+            f"--config {path} is neither a readable JSON file nor a name in the registry: {error}"
+        ) from error
     if not isinstance(content, dict):
         raise ModelsError(f"--config {path} must hold a mapping, got {type(content).__name__}")
     return content

@@ -1,9 +1,10 @@
 """DiffPure's gradient as its authors ran it, for comparison.
 
-The published code calls `torchsde.sdeint_adjoint` on a real reverse time in float32, with diagonal noise, the network's parameters in the adjoint state
-(those of its score_sde networks are not frozen, and no `adjoint_params` are given), and no `adjoint_method`: torchsde then solves the adjoint by
-Milstein. The backward solve starts at the data's end and steps by the full dt from there, so its times are not those of the forward solve. Its own dt is
-1/1000, 1000 t_star steps; other numbers of steps are the same configuration with another dt.
+The published code calls `torchsde.sdeint_adjoint` on a real reverse time in float32, with diagonal noise, the network's
+parameters in the adjoint state (those of its score_sde networks are not frozen, and no `adjoint_params` are given), and
+no `adjoint_method`: torchsde then solves the adjoint by Milstein. The backward solve starts at the data's end and steps
+by the full dt from there, so its times are not those of the forward solve. Its own dt is 1/1000, 1000 t_star steps;
+other numbers of steps are the same configuration with another dt.
 """
 
 import copy
@@ -21,7 +22,8 @@ from purify.solvers.grids import time_grid
 
 
 class PublishedAdjoint(Purifier):
-    """The values of `DiffPure(score, t_star, steps, grid="diffpure", noising=noising)` for the same keys (up to rounding), with the published gradient.
+    """The values of `DiffPure(score, t_star, steps, grid="diffpure", noising=noising)` for the same keys (up to
+    rounding), with the published gradient.
 
     Args:
         score: the score model; a copy is used, whose parameters require gradients.
@@ -31,7 +33,14 @@ class PublishedAdjoint(Purifier):
         noising: see `DiffPure`; published is "discrete".
     """
 
-    def __init__(self, score: ScoreModel, t_star: float, steps: int, t_end: float = 1e-5, noising: Literal["continuous", "discrete"] = "continuous"):
+    def __init__(
+        self,
+        score: ScoreModel,
+        t_star: float,
+        steps: int,
+        t_end: float = 1e-5,
+        noising: Literal["continuous", "discrete"] = "continuous",
+    ):
         super().__init__(copy.deepcopy(score).requires_grad_(True))
         self.noising = noising
         self.t_star, self.steps, self.t_end = t_star, steps, t_end
@@ -41,7 +50,9 @@ class PublishedAdjoint(Purifier):
         noise = standard_normal(keys, Stage.FORWARD, 0, tuple(x.shape[1:]), x.dtype)
         alpha, sigma = DiffPure(self.score, self.t_star, self.steps, noising=self.noising).marginal()
         start = alpha * x + sigma * noise
-        brownian = _RealTimeBrownian(keys, x[0].numel(), x.dtype, time_grid(self.t_star, self.t_end, self.steps, "diffpure"))
+        brownian = _RealTimeBrownian(
+            keys, x[0].numel(), x.dtype, time_grid(self.t_star, self.t_end, self.steps, "diffpure")
+        )
         with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
             states = torchsde.sdeint_adjoint(
                 _RealTimeSDE(self.score, x.shape),
@@ -75,7 +86,9 @@ class _RealTimeSDE(nn.Module):
 
 
 class _RealTimeBrownian:
-    """A keyed Brownian motion over s, whose increments over the steps of `times` are those that the step clock gives."""
+    """A keyed Brownian motion over s, whose increments over the steps of `times` are those that the step clock
+    gives.
+    """
 
     levy_area_approximation = "none"
 

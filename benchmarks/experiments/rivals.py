@@ -1,8 +1,8 @@
 """`purify rivals`: our attacks and other packages', side by side on the same models, images, budget and draws.
 
-Every contestant gets the same threat, gradient steps and draws per gradient; what it returns is judged by the same fresh draws of the deployed model. The
-other packages are unchanged and know nothing of keys: they see a model that draws anew at every call. pyautoattack is always there; torchattacks and foolbox
-take part where they are installed.
+Every contestant gets the same threat, gradient steps and draws per gradient; what it returns is judged by the same
+fresh draws of the deployed model. The other packages are unchanged and know nothing of keys: they see a model that
+draws anew at every call. pyautoattack is always there; torchattacks and foolbox take part where they are installed.
 """
 
 import json
@@ -39,7 +39,9 @@ _SEED_LIMIT = 2**31
 
 @dataclass(frozen=True)
 class Contestant:
-    """An attack, the package it comes from, and what it competes in: all of ours in an `event` are compared with all others in it."""
+    """An attack, the package it comes from, and what it competes in: all of ours in an `event` are compared with all
+    others in it.
+    """
 
     name: str
     package: str
@@ -51,15 +53,19 @@ class Rivals:
     """A checked contest, ready to run.
 
     Args:
-        settings: a configuration of `purify bench`: its models, images and draws, and the threat of its first attack within a norm ball.
+        settings: a configuration of `purify bench`: its models, images and draws, and the threat of its first attack
+            within a norm ball.
         device: where.
-        iterations: gradient steps of every attack; `eot` draws per gradient, on the defence; `queries` of the ensembles' Square.
+        iterations: gradient steps of every attack; `eot` draws per gradient, on the defence; `queries` of the
+            ensembles' Square.
 
     Raises:
         ConfigError, CheckpointError, DatasetError, ValueError: anything that cannot work, before any work starts.
     """
 
-    def __init__(self, settings: BenchConfig, device: torch.device, iterations: int = 10, eot: int = 4, queries: int = 200):
+    def __init__(
+        self, settings: BenchConfig, device: torch.device, iterations: int = 10, eot: int = 4, queries: int = 200
+    ):
         threats = [attack.threat for attack in settings.attacks if isinstance(attack, NormConfig)]
         if not threats:
             raise ConfigError("rivals needs a threat: the configuration has no attack within a norm ball")
@@ -83,7 +89,10 @@ class Rivals:
             Contestant("APGD-CE", f"pyautoattack {official}", STEPS, autoattack("apgd-ce")),
             Contestant("AutoAttack", f"pyautoattack {official}", ENSEMBLE, autoattack(*PARTS)),
         ]
-        for package, attack in (("torchattacks", Torchattacks(threat, iterations, eot)), ("foolbox", Foolbox(threat, iterations, eot))):
+        for package, attack in (
+            ("torchattacks", Torchattacks(threat, iterations, eot)),
+            ("foolbox", Foolbox(threat, iterations, eot)),
+        ):
             try:
                 found.append(Contestant("PGD", f"{package} {version(package)}", STEPS, attack))
             except PackageNotFoundError:
@@ -91,7 +100,9 @@ class Rivals:
         return found
 
     def run(self, out: Path, say: Callable[[str], None]) -> dict[str, Any]:
-        """Measures everything, writes rivals.json to `out` as it goes, and returns its contents; `say` gets a line per row."""
+        """Measures everything, writes rivals.json to `out` as it goes, and returns its contents; `say` gets a line per
+        row.
+        """
         models: dict[str, nn.Module] = {"undefended": self.setup.classifier, "defended": self.setup.defended()}
         rows: list[tuple[str, Contestant, Evaluation]] = []
         result: dict[str, Any] = {}
@@ -108,10 +119,26 @@ class Rivals:
 
     def _evaluate(self, model: nn.Module, attack: Attack, progress: Callable[[int, int], None]) -> Evaluation:
         x, y, settings = self.setup.x, self.setup.y, self.settings
-        return evaluate(model, x, y, attack, settings.draws, settings.seed, image_ids=self.setup.image_ids, batch_size=settings.batch_size, progress=progress)
+        return evaluate(
+            model,
+            x,
+            y,
+            attack,
+            settings.draws,
+            settings.seed,
+            image_ids=self.setup.image_ids,
+            batch_size=settings.batch_size,
+            progress=progress,
+        )
 
     def _result(self, rows: list[tuple[str, Contestant, Evaluation]]) -> dict[str, Any]:
-        settings = {"images": len(self.setup.x), "threat": str(self.threat), "iterations": self.iterations, "eot": self.eot, "queries": self.queries}
+        settings = {
+            "images": len(self.setup.x),
+            "threat": str(self.threat),
+            "iterations": self.iterations,
+            "eot": self.eot,
+            "queries": self.queries,
+        }
         return {
             "schema": SCHEMA,
             **settings,
@@ -121,7 +148,9 @@ class Rivals:
             "weights": self.setup.weights,
             "environment": environment(self.device),
             "results": [_row(*row) for row in rows],
-            "paired": [pair for row in rows if row[1].package == "ours" for other in rows for pair in _pair(row, other)],
+            "paired": [
+                pair for row in rows if row[1].package == "ours" for other in rows for pair in _pair(row, other)
+            ],
         }
 
 
@@ -152,7 +181,9 @@ def _pair(ours: tuple[str, Contestant, Evaluation], theirs: tuple[str, Contestan
 
 
 def verdict(difference: PairedDifference) -> str:
-    """Of the accuracy that ours leaves minus theirs: "stronger", "weaker", or "as strong" where the 95 % interval has room for 0."""
+    """Of the accuracy that ours leaves minus theirs: "stronger", "weaker", or "as strong" where the 95 % interval has
+    room for 0.
+    """
     low, high = difference.ci95
     return "weaker" if low > 0 else "stronger" if high < 0 else "as strong"
 
@@ -172,10 +203,18 @@ class _Foreign:
     def step_size(self) -> float:
         return 2.5 * self.threat.epsilon / self.iterations
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, keys: Tensor | None = None, progress: Callable[[int, int], None] | None = None) -> Tensor:
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        keys: Tensor | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
         """Adversarial images (b, c, h, w), allowed by the threat; repeatable for the same batch and keys."""
         seed = int(mix((default_keys(len(x), x.device) if keys is None else keys).sum())) % _SEED_LIMIT
-        with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):  # these packages draw from torch's global generator
+        # these packages draw from torch's global generator
+        with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
             torch.manual_seed(seed)
             x_adv = self.attack(FreshDraws(model, seed).eval(), x, y)
         return self.threat.project(x_adv.detach(), x)
@@ -185,7 +224,9 @@ class _Foreign:
 
 
 class Torchattacks(_Foreign):
-    """torchattacks: `EOTPGD` where the attack is one of Linf, `PGDL2` (which has no EOT: a draw per step) where it is one of L2."""
+    """torchattacks: `EOTPGD` where the attack is one of Linf, `PGDL2` (which has no EOT: a draw per step) where it is
+    one of L2.
+    """
 
     def attack(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         import torchattacks
@@ -206,5 +247,7 @@ class Foolbox(_Foreign):
         if self.eot > 1:
             wrapped = foolbox.models.ExpectationOverTransformationWrapper(wrapped, n_steps=self.eot)
         kind = foolbox.attacks.LinfPGD if isinstance(self.threat, Linf) else foolbox.attacks.L2PGD
-        _, clipped, _ = kind(steps=self.iterations, abs_stepsize=self.step_size)(wrapped, x, y, epsilons=self.threat.epsilon)
+        _, clipped, _ = kind(steps=self.iterations, abs_stepsize=self.step_size)(
+            wrapped, x, y, epsilons=self.threat.epsilon
+        )
         return clipped

@@ -24,7 +24,8 @@ class Parts:
 
     Attributes:
         device: where everything is.
-        x: (n, c, h, w) float32 in [0, 1]; `y` (n,) int64; `image_ids` (n,) positions in the data set, on the CPU; `classes` their names.
+        x: (n, c, h, w) float32 in [0, 1]; `y` (n,) int64; `image_ids` (n,) positions in the data set, on the CPU;
+            `classes` their names.
         classifier: images in [0, 1] -> logits.
         score: the score model, where one is asked for.
         weights: SHA-256 of each model, weights and settings.
@@ -41,7 +42,9 @@ class Parts:
 
     def fingerprint_data(self) -> str:
         """SHA-256 of images, labels and positions: a resumed run must see the same ones, wherever their files lie."""
-        return fingerprint(*(tensor.cpu().contiguous().numpy().tobytes() for tensor in (self.x, self.y, self.image_ids)))
+        return fingerprint(
+            *(tensor.cpu().contiguous().numpy().tobytes() for tensor in (self.x, self.y, self.image_ids))
+        )
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,9 @@ class Setup(Parts):
     def defended(self, gradient: GradientMode | None = None) -> DefendedClassifier:
         """The configured defence, its purifier in another gradient mode where one is given."""
         config = self.settings.purifier
-        return DefendedClassifier(config.build(self.score, self.settings.seed, gradient), self.classifier, config.copies, config.average)
+        return DefendedClassifier(
+            config.build(self.score, self.settings.seed, gradient), self.classifier, config.copies, config.average
+        )
 
 
 def load(settings: BenchConfig, device: torch.device, images: int, asked_by: str = "data.images") -> Setup:
@@ -66,13 +71,22 @@ def load(settings: BenchConfig, device: torch.device, images: int, asked_by: str
     parts = load_parts(settings.data, settings.classifier, settings.score, device, images, asked_by)
     setup = Setup(**{field.name: getattr(parts, field.name) for field in fields(parts)}, settings=settings)
     _check_fit(setup)
-    few = setup.x[:3] if settings.purifier.size is None else F.interpolate(setup.x[:3], settings.purifier.size, mode="bilinear")
+    few = (
+        setup.x[:3]
+        if settings.purifier.size is None
+        else F.interpolate(setup.x[:3], settings.purifier.size, mode="bilinear")
+    )
     warn_if_implausible(setup.score, f"score={settings.score.name!r}", few)
     return setup
 
 
 def load_parts(
-    data: DataConfig, classifier: ClassifierConfig, score: ScoreConfig | None, device: torch.device, images: int, asked_by: str = "data.images"
+    data: DataConfig,
+    classifier: ClassifierConfig,
+    score: ScoreConfig | None,
+    device: torch.device,
+    images: int,
+    asked_by: str = "data.images",
 ) -> Parts:
     """The first `images` images of `data` and the models. Raises as `load`, but for what does not fit together."""
     loaders = [lambda: datasets.load(data.name, data.root), classifier.load]
@@ -86,14 +100,19 @@ def load_parts(
     if score is not None:
         channels = found.images.shape[1]
         if network.image_shape is not None and network.image_shape[0] != channels:
-            raise ConfigError(f"score={score.name!r} takes images of {network.image_shape[0]} channels, data.name={data.name!r} has {channels}")
+            raise ConfigError(
+                f"score={score.name!r} takes images of {network.image_shape[0]} channels, data.name={data.name!r} has"
+                f" {channels}"
+            )
         weights["score"] = fingerprint_model(network, json.dumps(settings_of(network)))
         network = network.to(device)
     return Parts(device, x, y, positions, found.classes, classify.to(device), network, weights)
 
 
 def _load_all(*parts: Callable[[], Any]) -> list[Any]:
-    """What each part gives; where some are missing, one error says all that is missing, so that a user fetches it in one go."""
+    """What each part gives; where some are missing, one error says all that is missing, so that a user fetches it in
+    one go.
+    """
     found, problems = [], []
     for part in parts:
         try:
@@ -117,6 +136,10 @@ def _check_fit(setup: Setup) -> None:
             raise ConfigError(f"{name} does not take images of shape {tuple(setup.x.shape[1:])}: {error}") from error
         if classes <= int(setup.y.max()):
             raise ConfigError(f"{name} has {classes} classes, the labels go up to {int(setup.y.max())}")
-        named = not setup.classes[0].isdigit()  # else the data set does not say how many classes there are beyond its own labels
+        # else the data set does not say how many classes there are beyond its own labels
+        named = not setup.classes[0].isdigit()
         if named and classes != len(setup.classes):
-            raise ConfigError(f"{name} has {classes} classes, data.name={setup.settings.data.name!r} has {len(setup.classes)}: it is made for other data")
+            raise ConfigError(
+                f"{name} has {classes} classes, data.name={setup.settings.data.name!r} has {len(setup.classes)}: it is"
+                " made for other data"
+            )

@@ -2,7 +2,8 @@
 
 Attacks' gradients over several draws are timed against the bare calls of the defence that they contain.
 
-All parts are timed in turn, several rounds, in one process, and compared within a round: such ratios hold on a noisy machine where seconds do not.
+All parts are timed in turn, several rounds, in one process, and compared within a round: such ratios hold on a noisy
+machine where seconds do not.
 """
 
 import statistics
@@ -51,9 +52,18 @@ def measure(score: ScoreModel, batch: int, steps: int, rounds: int, device: torc
         for step in range(steps + 1):
             standard_normal(keys, Stage.INCREMENT, step, tuple(x.shape[1:]))
 
-    parts = {BARE: bare_evaluations(score, x, time_grid(0.1, 1e-5, steps)), "purifier(x)": forward, "noise alone": noise}
-    parts |= {f"purifier(x) and gradient, {mode}": value_and_gradient(purifier, x, keys) for mode, purifier in purifiers.items()}
-    eot = compare(expectation(purifiers["exact"], x[: max(batch // EOT, 1)], keys[: max(batch // EOT, 1)]), rounds, device)
+    parts = {
+        BARE: bare_evaluations(score, x, time_grid(0.1, 1e-5, steps)),
+        "purifier(x)": forward,
+        "noise alone": noise,
+    }
+    parts |= {
+        f"purifier(x) and gradient, {mode}": value_and_gradient(purifier, x, keys)
+        for mode, purifier in purifiers.items()
+    }
+    eot = compare(
+        expectation(purifiers["exact"], x[: max(batch // EOT, 1)], keys[: max(batch // EOT, 1)]), rounds, device
+    )
     return {"batch": batch, "steps": steps, "rounds": rounds, **compare(parts, rounds, device), "eot": eot}
 
 
@@ -75,7 +85,8 @@ EOT = 8
 
 
 def expectation(purifier: Purifier, x: Tensor, keys: Tensor) -> dict[str, Callable[[], None]]:
-    """An attack's gradient over `EOT` draws in calls of EOT * b rows, and first, as the reference, one call of as many rows, forward and backward.
+    """An attack's gradient over `EOT` draws in calls of EOT * b rows, and first, as the reference, one call of as many
+    rows, forward and backward.
 
     The classifier is a linear one: of the time that a defence takes it has no share worth the name.
     """
@@ -93,7 +104,10 @@ def expectation(purifier: Purifier, x: Tensor, keys: Tensor) -> dict[str, Callab
     def batched() -> None:
         attacked.gradient(x, keys, cross_entropy)
 
-    return {f"bare call of {rows} rows, forward and backward": bare, f"attack's gradient over {EOT} draws of {len(x)} images": batched}
+    return {
+        f"bare call of {rows} rows, forward and backward": bare,
+        f"attack's gradient over {EOT} draws of {len(x)} images": batched,
+    }
 
 
 def value_and_gradient(purifier: Purifier, x: Tensor, keys: Tensor) -> Callable[[], None]:
@@ -107,7 +121,9 @@ def value_and_gradient(purifier: Purifier, x: Tensor, keys: Tensor) -> Callable[
 
 
 def compare(parts: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, dict[str, float]]:
-    """{"seconds": {part: median over rounds}, "ratio": {part: median of its time over that of the first part in the same round}}."""
+    """{"seconds": {part: median over rounds}, "ratio": {part: median of its time over that of the first part in the
+    same round}}.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in parts}
     for round_ in range(rounds + 1):
         # Whatever runs first in a round pays for the caches that the last part left: take turns.
@@ -121,7 +137,10 @@ def compare(parts: dict[str, Callable[[], None]], rounds: int, device: torch.dev
     reference = next(iter(seconds.values()))
     return {
         "seconds": {name: statistics.median(values) for name, values in seconds.items()},
-        "ratio": {name: statistics.median(v / r for v, r in zip(values, reference, strict=True)) for name, values in seconds.items()},
+        "ratio": {
+            name: statistics.median(v / r for v, r in zip(values, reference, strict=True))
+            for name, values in seconds.items()
+        },
     }
 
 

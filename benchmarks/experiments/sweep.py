@@ -1,7 +1,8 @@
 """`purify sweep` and `purify compare`: several bench runs, point by point, on one table.
 
-Every point is a bench run in a folder of its own below the sweep's. All points are checked before the first one starts; a point that fails does not stop
-the others. Points with the same images are compared image by image with a reference point; a difference between rows that were not attacked alike says so.
+Every point is a bench run in a folder of its own below the sweep's. All points are checked before the first one starts;
+a point that fails does not stop the others. Points with the same images are compared image by image with a reference
+point; a difference between rows that were not attacked alike says so.
 """
 
 import json
@@ -52,7 +53,9 @@ class Checked:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a point: its summary and every row's accuracy by image, (n,) in [0, 1]; or an error; or nothing yet."""
+    """What became of a point: its summary and every row's accuracy by image, (n,) in [0, 1]; or an error; or nothing
+    yet.
+    """
 
     state: Literal["waiting", "finished", "failed"] = "waiting"
     summary: dict[str, Any] | None = None
@@ -71,10 +74,18 @@ class Sweep:
         estimate: whether to count roughly how long the run takes.
 
     Raises:
-        ConfigError: points that cannot work, each with its name and the reason; an unknown reference; unequal network evaluations.
+        ConfigError: points that cannot work, each with its name and the reason; an unknown reference; unequal network
+            evaluations.
     """
 
-    def __init__(self, plan: Plan, device: torch.device, reference: str = "0", equal_evaluations: bool = False, estimate: bool = False):
+    def __init__(
+        self,
+        plan: Plan,
+        device: torch.device,
+        reference: str = "0",
+        equal_evaluations: bool = False,
+        estimate: bool = False,
+    ):
         self.plan = plan
         self.device = device
         self.reference = plan.position(reference)
@@ -102,7 +113,9 @@ class Sweep:
         if problems:
             count = sum(map(len, problems.values()))
             lines = [f"  {', '.join(names)}: {problem}" for problem, names in problems.items()]
-            raise ConfigError("\n".join([f"{count} of {len(self.plan.points)} points cannot be run, so none was:", *lines]))
+            raise ConfigError(
+                "\n".join([f"{count} of {len(self.plan.points)} points cannot be run, so none was:", *lines])
+            )
         return tuple(checked)
 
     def run(self, out: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -119,7 +132,9 @@ class Sweep:
         """
         outcomes = [Outcome()] * len(self.checked)
         for position, checked in enumerate(self.checked):
-            outcomes[position] = self._run_point(checked, out / checked.point.name, lambda text, name=checked.point.name: say(f"{name}: {text}"))
+            outcomes[position] = self._run_point(
+                checked, out / checked.point.name, lambda text, name=checked.point.name: say(f"{name}: {text}")
+            )
             result = self.result(outcomes)
             write_text(out / f"{self.plan.kind}.json", json.dumps(result, indent=2) + "\n")
         return result
@@ -137,11 +152,18 @@ class Sweep:
             say(f"failed, {type(error).__name__}: {error}")
             return Outcome("failed", error=f"{type(error).__name__}: {error}")
         (folder / "error.txt").unlink(missing_ok=True)
-        return Outcome("finished", summary, {(row.model_name, row.attack_name): measured.per_image.numpy() for row, measured in evaluations})
+        return Outcome(
+            "finished",
+            summary,
+            {(row.model_name, row.attack_name): measured.per_image.numpy() for row, measured in evaluations},
+        )
 
     def result(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         """The contents of KIND.json."""
-        points = [self._point(checked, outcome, outcomes[self.reference]) for checked, outcome in zip(self.checked, outcomes, strict=True)]
+        points = [
+            self._point(checked, outcome, outcomes[self.reference])
+            for checked, outcome in zip(self.checked, outcomes, strict=True)
+        ]
         _mark_pareto(points)
         return {
             "schema": SCHEMA,
@@ -167,7 +189,11 @@ class Sweep:
         if summary is None:
             return facts | {"results": []}
         rows = [_row(result, summary["images"], point.settings) for result in summary["results"]]
-        if checked.data == self.checked[self.reference].data and outcome is not reference and reference.summary is not None:
+        if (
+            checked.data == self.checked[self.reference].data
+            and outcome is not reference
+            and reference.summary is not None
+        ):
             _compare(rows, outcome, reference, self.checked[self.reference].point.settings)
         clean = next(row for row in rows if (row["model"], row["attack"]) == ("defended", "none"))
         return facts | {
@@ -180,14 +206,24 @@ class Sweep:
 
 
 def _evaluations(bench: Bench) -> int:
-    one = evaluate(bench.models["defended"], bench.x[:1], bench.y[:1], draws=1, seed=bench.settings.seed, image_ids=bench.image_ids[:1])
+    one = evaluate(
+        bench.models["defended"],
+        bench.x[:1],
+        bench.y[:1],
+        draws=1,
+        seed=bench.settings.seed,
+        image_ids=bench.image_ids[:1],
+    )
     return one.network_evaluations
 
 
 def _check_equal(checked: Sequence[Checked]) -> None:
     if len({each.evaluations for each in checked}) > 1:
         lines = [f"  {each.point.name}: {each.evaluations}" for each in checked]
-        head = "the schemes do not need the same number of network evaluations to purify an image; change `steps`, or compare them so by --unequal:"
+        head = (
+            "the schemes do not need the same number of network evaluations to purify an image; change `steps`, or"
+            " compare them so by --unequal:"
+        )
         raise ConfigError("\n".join([head, *lines]))
 
 
@@ -221,7 +257,9 @@ def _attack_settings(settings: BenchConfig, name: str) -> dict[str, Any] | None:
 
 
 def _compare(rows: list[dict[str, Any]], own: Outcome, reference: Outcome, reference_settings: BenchConfig) -> None:
-    """Adds the differences from the reference's rows of the same names, with a note where those are of another attack or threat."""
+    """Adds the differences from the reference's rows of the same names, with a note where those are of another attack
+    or threat.
+    """
     threats = {(result["model"], result["attack"]): result["threat"] for result in reference.summary["results"]}  # type: ignore[index]
     for row in rows:
         name = row["model"], row["attack"]
@@ -230,7 +268,9 @@ def _compare(rows: list[dict[str, Any]], own: Outcome, reference: Outcome, refer
         row["paired"] = paired_difference(own.per_image[name], reference.per_image[name]).as_dict()  # type: ignore[index]
         differing = {
             "another threat": row["threat"] != threats[name],
-            "another attack": _without_threat(row["settings"]) != _without_threat(_attack_settings(reference_settings, row["attack"])),
+            "another attack": (
+                _without_threat(row["settings"]) != _without_threat(_attack_settings(reference_settings, row["attack"]))
+            ),
         }
         row["note"] = ", ".join(note for note, differs in differing.items() if differs) or None
 
@@ -245,12 +285,16 @@ def attacked_alike(row: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def _mark_pareto(points: list[dict[str, Any]]) -> None:
-    """Says of every row of the defence whether no other point is more accurate under the same attack at as few network evaluations."""
+    """Says of every row of the defence whether no other point is more accurate under the same attack at as few network
+    evaluations.
+    """
     rows: dict[tuple[str, str, str], list[tuple[float, float, dict[str, Any]]]] = {}
     for point in points:
         for row in point["results"]:
             if row["model"] == "defended":
-                rows.setdefault(attacked_alike(row), []).append((point["network_evaluations"], row["single"]["value"], row))
+                rows.setdefault(attacked_alike(row), []).append(
+                    (point["network_evaluations"], row["single"]["value"], row)
+                )
     for entries in rows.values():
         front = pareto_front([cost for cost, _, _ in entries], [value for _, value, _ in entries])
         for position, (_, _, row) in enumerate(entries):
@@ -258,7 +302,13 @@ def _mark_pareto(points: list[dict[str, Any]]) -> None:
 
 
 def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
-    """Positions, by ascending cost, where nothing of at most the cost has at least the value with one of the two better."""
+    """Positions, by ascending cost, where nothing of at most the cost has at least the value with one of the two
+    better.
+    """
     pairs = list(zip(costs, values, strict=True))
-    front = [i for i, (c, v) in enumerate(pairs) if not any(cost <= c and value >= v and (cost, value) != (c, v) for cost, value in pairs)]
+    front = [
+        i
+        for i, (c, v) in enumerate(pairs)
+        if not any(cost <= c and value >= v and (cost, value) != (c, v) for cost, value in pairs)
+    ]
     return sorted(front, key=lambda i: pairs[i])

@@ -50,19 +50,27 @@ class Training:
         self.settings = settings
         self.device = device
         model = _model(settings)
-        self.train_set, self.test_set = (datasets.load(name, settings.data.root) for name in (settings.data.train, settings.data.test))
+        self.train_set, self.test_set = (
+            datasets.load(name, settings.data.root) for name in (settings.data.train, settings.data.test)
+        )
         shapes = [tuple(found.images.shape[1:]) for found in (self.train_set, self.test_set)]
         if shapes[0] != shapes[1]:
-            raise ConfigError(f"data.test={settings.data.test!r} has images of shape {shapes[1]}, data.train={settings.data.train!r} of {shapes[0]}")
+            raise ConfigError(
+                f"data.test={settings.data.test!r} has images of shape {shapes[1]}, data.train={settings.data.train!r}"
+                f" of {shapes[0]}"
+            )
         loss = _loss(settings, self.train_set, device)
         images, labels = self.train_set.images[:].to(device), self.train_set.labels.to(device)
-        self.trainer = training.Trainer(model.to(device), loss, images, labels, training.TrainingSettings(**settings.training.model_dump()))
+        self.trainer = training.Trainer(
+            model.to(device), loss, images, labels, training.TrainingSettings(**settings.training.model_dump())
+        )
 
     def run(self, out: Path, resume: bool, say: Callable[[str], None]) -> dict[str, Any]:
         """Trains in the folder `out`, or goes on there; returns the measured quality.
 
-        Written to `out`: log.jsonl (a line every few seconds), checkpoint.pt (every `checkpoint_minutes`, and on Ctrl-C or SIGTERM), and at
-        the end NAME.score.safetensors or NAME.classifier.safetensors with its provenance, and of a score network card/, see `benchmarks.card`.
+        Written to `out`: log.jsonl (a line every few seconds), checkpoint.pt (every `checkpoint_minutes`, and on Ctrl-C
+        or SIGTERM), and at the end NAME.score.safetensors or NAME.classifier.safetensors with its provenance, and of a
+        score network card/, see `benchmarks.card`.
 
         Raises:
             RunError: no whole checkpoint to resume from.
@@ -102,7 +110,9 @@ class Training:
         folder = path.parent / "card"
         try:
             folder.mkdir(exist_ok=True)
-            Card(self.settings.name, model, self.test_set, self.train_set if fits else None, data.test, data.train).write(folder, path, say)
+            Card(
+                self.settings.name, model, self.test_set, self.train_set if fits else None, data.test, data.train
+            ).write(folder, path, say)
         except (OSError, RuntimeError, ValueError) as error:
             say(f"{path} is written, its card is not: {error}; try `purify models card {path} --test {data.test}`")
 
@@ -136,11 +146,23 @@ class Training:
         def log(step: int, now: float, update: Callable[[int, str], None]) -> None:
             mean = torch.stack(losses).mean().item()
             if not math.isfinite(mean):
-                raise FloatingPointError(f"the loss is {mean} at step {step:,}; the last checkpoint is {out / CHECKPOINT}")
+                raise FloatingPointError(
+                    f"the loss is {mean} at step {step:,}; the last checkpoint is {out / CHECKPOINT}"
+                )
             rate = len(losses) * settings.training.batch_size / (now - last_log)
             losses.clear()
             with open(out / "log.jsonl", "a") as file:
-                file.write(json.dumps({"step": step, "loss": mean, "images_per_second": rate, "learning_rate": trainer.learning_rate(step)}) + "\n")
+                file.write(
+                    json.dumps(
+                        {
+                            "step": step,
+                            "loss": mean,
+                            "images_per_second": rate,
+                            "learning_rate": trainer.learning_rate(step),
+                        }
+                    )
+                    + "\n"
+                )
             update(step, f"loss {mean:.4f}, {rate:,.0f} images/s")
 
         with progress_bar(f"training {settings.name}", total) as update, _stop_requests() as stopping:
@@ -150,7 +172,8 @@ class Training:
                 losses.append(loss)
                 now = time.monotonic()
                 due = now - last_save > 60 * settings.checkpoint_minutes or stopping() or step == total
-                if due or now - last_log > 10:  # before every checkpoint, so that none holds the weights of a diverged run
+                # before every checkpoint, so that none holds the weights of a diverged run
+                if due or now - last_log > 10:
                     log(step, now, update)
                     last_log = now
                 if due:
@@ -166,7 +189,8 @@ class Training:
 
 
 def _model(settings: TrainConfig) -> nn.Module:
-    torch.manual_seed(settings.training.seed)  # initial weights are drawn from the global generator by torch's own constructors
+    # initial weights are drawn from the global generator by torch's own constructors
+    torch.manual_seed(settings.training.seed)
     if settings.task == "score":
         model = _score_model(settings)
         if settings.init is not None:
@@ -181,18 +205,27 @@ def _model(settings: TrainConfig) -> nn.Module:
 def _loss(settings: TrainConfig, train_set: datasets.Dataset, device: torch.device) -> objectives.Loss:
     if settings.task == "classifier":
         return objectives.classification(**settings.augmentation.model_dump())
-    times, flip, weighting, addt = settings.times.build(), settings.augmentation.flip, settings.objective.weighting, settings.objective.addt
+    times, flip, weighting, addt = (
+        settings.times.build(),
+        settings.augmentation.flip,
+        settings.objective.weighting,
+        settings.objective.addt,
+    )
     if addt is None:
         return objectives.denoising_score_matching(times, flip, weighting)
     classifier = addt.classifier.load()
     try:
         logits = classifier(datasets.as_floats(train_set.images[:1]))
     except RuntimeError as error:
-        raise ConfigError(f"objective.addt.classifier: {addt.classifier.name} does not take images of {settings.data.train}: {error}") from error
+        raise ConfigError(
+            f"objective.addt.classifier: {addt.classifier.name} does not take images of {settings.data.train}: {error}"
+        ) from error
     if logits.shape[1] != len(train_set.classes):
         found = f"{addt.classifier.name} has {logits.shape[1]} classes, {settings.data.train} {len(train_set.classes)}"
         raise ConfigError(f"objective.addt.classifier: {found}; give a classifier of the training images")
-    return adversarial_denoising(times, classifier.to(device), Perturbation(addt.rounds, addt.strength, addt.largest), flip, weighting)
+    return adversarial_denoising(
+        times, classifier.to(device), Perturbation(addt.rounds, addt.strength, addt.largest), flip, weighting
+    )
 
 
 def _score_model(settings: TrainConfig) -> ScoreModel:
@@ -205,25 +238,38 @@ def _score_model(settings: TrainConfig) -> ScoreModel:
     if t_max > schedule.t_max:
         raise ConfigError(f"times.t_max={t_max:g} lies beyond the end of {schedule}, {schedule.t_max:g}")
     if schedule.t_max > 1 and "t_max" not in settings.times.model_fields_set:
-        raise ConfigError(f"times.t_max is missing: the times of {schedule} run to {schedule.t_max:g}, say how far to train")
+        raise ConfigError(
+            f"times.t_max is missing: the times of {schedule} run to {schedule.t_max:g}, say how far to train"
+        )
     return ScoreModel(network, schedule, settings.prediction, t_max=t_max, **settings.model.model_dump())
 
 
 def _start_from(model: ScoreModel, settings: TrainConfig) -> None:
-    """Gives `model` the weights of `settings.init`. Raises ConfigError where they were trained to mean something else."""
+    """Gives `model` the weights of `settings.init`. Raises ConfigError where they were trained to mean
+    something else.
+    """
     start = zoo.load_score_model(settings.init, check=False)
     stored, wanted = zoo.settings_of(start), zoo.settings_of(model)
     own = {"image_shape", "t_max", "class_label"} | ({"sigma_data"} if settings.prediction != "edm" else set())
-    different = [f"{name}={stored[name]!r} and not {wanted[name]!r}" for name in stored if name not in own and stored[name] != wanted[name]]
+    different = [
+        f"{name}={stored[name]!r} and not {wanted[name]!r}"
+        for name in stored
+        if name not in own and stored[name] != wanted[name]
+    ]
     if different:
-        raise ConfigError(f"init: {settings.init} was trained with {'; '.join(different)}: give this run the same, or start without init")
+        raise ConfigError(
+            f"init: {settings.init} was trained with {'; '.join(different)}: give this run the same, or start without"
+            " init"
+        )
     _load_weights(model.network, start.network, settings)
     model.metadata = {"init": start.metadata}
 
 
 def _load_weights(module: nn.Module, start: nn.Module, settings: TrainConfig) -> None:
     state = start.state_dict()
-    checkpoint.check_names(module.state_dict(), state, f"init: {settings.init}", f"the {settings.architecture} of this configuration")
+    checkpoint.check_names(
+        module.state_dict(), state, f"init: {settings.init}", f"the {settings.architecture} of this configuration"
+    )
     module.load_state_dict(state)
 
 
@@ -250,8 +296,13 @@ def _measure(settings: TrainConfig, model: nn.Module, test_set: datasets.Dataset
     if settings.task == "score":
         assert isinstance(model, ScoreModel)
         errors = denoising_errors(model, test_set, own_times(model, QUALITY_TIMES))
-        return {"denoising_mse": {str(t): error for t, error in errors.items()}, "test_images": measured_images(test_set)}
+        return {
+            "denoising_mse": {str(t): error for t, error in errors.items()},
+            "test_images": measured_images(test_set),
+        }
     device, right = next(model.parameters()).device, 0
     for rows in torch.arange(len(test_set)).split(500):
-        right += int((model(datasets.as_floats(test_set.images[rows]).to(device)).argmax(1).cpu() == test_set.labels[rows]).sum())
+        right += int(
+            (model(datasets.as_floats(test_set.images[rows]).to(device)).argmax(1).cpu() == test_set.labels[rows]).sum()
+        )
     return {"test_accuracy": right / len(test_set), "test_images": len(test_set)}

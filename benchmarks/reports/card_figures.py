@@ -16,9 +16,14 @@ from purify.score.model import ScoreModel
 
 
 def save_denoising_curve(rows: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Denoising error against the noise level, of the network and of the linear denoiser, where there is one; `rows` of `benchmarks.card`."""
+    """Denoising error against the noise level, of the network and of the linear denoiser, where there is one; `rows` of
+    `benchmarks.card`.
+    """
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
-    for label, name, style in (("network", "mse", "o-"), ("linear denoiser of the training images", "linear_mse", "s--")):
+    for label, name, style in (
+        ("network", "mse", "o-"),
+        ("linear denoiser of the training images", "linear_mse", "s--"),
+    ):
         points = [(row["t"], row[name]) for row in rows if name in row]
         if points:
             axis.plot(*zip(*points, strict=True), style, label=label)
@@ -34,32 +39,47 @@ def save_denoising_curve(rows: Sequence[Mapping[str, float]], path: Path) -> Non
 
 @torch.no_grad()
 def save_denoised_images(model: ScoreModel, images: Tensor, times: Mapping[float, float], path: Path) -> None:
-    """Clean images (n, c, h, w) in [0, 1], and for each t the noisy image beside E[x0 | x_t]; `times` as of `benchmarks.evaluation.denoising.own_times`."""
+    """Clean images (n, c, h, w) in [0, 1], and for each t the noisy image beside E[x0 | x_t]; `times` as of
+    `benchmarks.evaluation.denoising.own_times`.
+    """
     x0 = model.from_unit(images.to(next(model.parameters()).device))
-    noise = standard_normal(noise_keys(0, torch.arange(len(x0), device=x0.device), 0), Stage.FORWARD, 0, tuple(x0.shape[1:]))
+    noise = standard_normal(
+        noise_keys(0, torch.arange(len(x0), device=x0.device), 0), Stage.FORWARD, 0, tuple(x0.shape[1:])
+    )
     columns = [("clean", images)]
     for name, t in times.items():
         x_t = model.diffuse(x0, noise, t)
-        columns += [(f"t = {name:g}", model.to_unit(x_t)), (f"E[x0 | x_{name:g}]", model.to_unit(model.denoised(x_t, t)))]
+        columns += [
+            (f"t = {name:g}", model.to_unit(x_t)),
+            (f"E[x0 | x_{name:g}]", model.to_unit(model.denoised(x_t, t))),
+        ]
     save_image_grid(columns, {}, path)
 
 
 @torch.no_grad()
-def save_purified_images(model: ScoreModel, images: Tensor, times: Mapping[float, float], path: Path, steps: int = 20) -> None:
+def save_purified_images(
+    model: ScoreModel, images: Tensor, times: Mapping[float, float], path: Path, steps: int = 20
+) -> None:
     """Clean images (n, c, h, w) in [0, 1], and for each t* two draws of their purified versions."""
     device = next(model.parameters()).device
     columns = [("clean", images)]
     for name, t in times.items():
         purifier = DiffPure(model, t_star=t, steps=steps, solver="dpm++", eta=1)
         for draw in range(2):
-            columns.append((f"t* = {name:g}, draw {draw + 1}", purifier(images.to(device), noise_keys(0, torch.arange(len(images), device=device), draw))))
+            columns.append(
+                (
+                    f"t* = {name:g}, draw {draw + 1}",
+                    purifier(images.to(device), noise_keys(0, torch.arange(len(images), device=device), draw)),
+                )
+            )
     save_image_grid(columns, {}, path)
 
 
 @torch.no_grad()
 def save_samples(model: ScoreModel, shape: tuple[int, ...], path: Path, rows: int = 6, steps: int = 100) -> None:
-    """Samples (c, h, w) from pure noise, fewer of large images: the reverse SDE from t_max, in equal steps of the log signal-to-noise ratio, which no process
-    makes too large. Only meaningful where next to nothing is left of an image at t_max.
+    """Samples (c, h, w) from pure noise, fewer of large images: the reverse SDE from t_max, in equal steps of the log
+    signal-to-noise ratio, which no process makes too large. Only meaningful where next to nothing is left of an image
+    at t_max.
     """
     device = next(model.parameters()).device
     purifier = DiffPure(model, t_star=model.t_max, steps=steps, solver="dpm++", eta=1, grid="log_snr")

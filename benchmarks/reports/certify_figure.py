@@ -28,7 +28,14 @@ def save_certified_curves(certifications: Sequence[Certification], path: Path) -
             drawstyle="steps-post",
             label=f"sigma = {certification.sigma:g}, radii to {certification.largest_radius:.2f} seen by {one.n} draws",
         )
-        axis.fill_between(radii, [e.ci95[0] for e in estimates], [e.ci95[1] for e in estimates], alpha=0.15, step="post", color=line.get_color())
+        axis.fill_between(
+            radii,
+            [e.ci95[0] for e in estimates],
+            [e.ci95[1] for e in estimates],
+            alpha=0.15,
+            step="post",
+            color=line.get_color(),
+        )
     axis.set_xlabel("certified L2 radius, images in [0, 1]")
     axis.set_ylabel("certified accuracy")
     axis.set_xlim(0, float(radii[-1]))

@@ -16,7 +16,10 @@ from purify import DiffPure
 
 
 def save_image_grid(
-    columns: Sequence[tuple[str, Tensor]], captions: dict[str, Sequence[str]], path: Path, caption_colors: dict[str, Sequence[str]] | None = None
+    columns: Sequence[tuple[str, Tensor]],
+    captions: dict[str, Sequence[str]],
+    path: Path,
+    caption_colors: dict[str, Sequence[str]] | None = None,
 ) -> None:
     """Images side by side.
 
@@ -27,24 +30,41 @@ def save_image_grid(
         caption_colors: title -> n colours of the captions.
     """
     rows = len(columns[0][1])
-    figure, axes = plt.subplots(rows, len(columns), figsize=(1.45 * len(columns), 1.6 * rows), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        rows, len(columns), figsize=(1.45 * len(columns), 1.6 * rows), squeeze=False, layout="constrained"
+    )
     for j, (title, images) in enumerate(columns):
         shown = images.detach().float().cpu().clamp(0, 1).permute(0, 2, 3, 1).numpy()
         for i in range(rows):
             axis = axes[i, j]
-            axis.imshow(shown[i, :, :, 0] if shown.shape[3] == 1 else shown[i], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axis.imshow(
+                shown[i, :, :, 0] if shown.shape[3] == 1 else shown[i],
+                cmap="gray",
+                vmin=0,
+                vmax=1,
+                interpolation="nearest",
+            )
             axis.set_xticks([])
             axis.set_yticks([])
             if i == 0:
                 axis.set_title(title, fontsize=9)
             if title in captions:
-                axis.set_xlabel(captions[title][i], fontsize=8, color=caption_colors[title][i] if caption_colors else "black")
+                axis.set_xlabel(
+                    captions[title][i], fontsize=8, color=caption_colors[title][i] if caption_colors else "black"
+                )
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
 def save_attack_grid(
-    x: Tensor, x_adv: Tensor, y: Tensor, keys: Tensor, classifier: Callable[[Tensor], Tensor], purifier: DiffPure, classes: Sequence[str], path: Path
+    x: Tensor,
+    x_adv: Tensor,
+    y: Tensor,
+    keys: Tensor,
+    classifier: Callable[[Tensor], Tensor],
+    purifier: DiffPure,
+    classes: Sequence[str],
+    path: Path,
 ) -> None:
     """Clean, adversarial, perturbation (amplified), and both purified, with predictions: green where right."""
     with torch.no_grad():
@@ -54,9 +74,18 @@ def save_attack_grid(
     delta = x_adv - x
     gain = 0.5 / float(delta.abs().max().clamp_min(1e-8))
     amplified = f"perturbation x{gain:.1f}"
-    order = [("clean", x), ("adversarial", x_adv), (amplified, 0.5 + gain * delta), ("purified adversarial", purified_adv), ("purified clean", purified)]
+    order = [
+        ("clean", x),
+        ("adversarial", x_adv),
+        (amplified, 0.5 + gain * delta),
+        ("purified adversarial", purified_adv),
+        ("purified clean", purified),
+    ]
     captions = {title: [classes[int(p)] for p in labels] for title, labels in predictions.items()}
-    colors = {title: ["green" if right else "red" for right in (labels == y).tolist()] for title, labels in predictions.items()}
+    colors = {
+        title: ["green" if right else "red" for right in (labels == y).tolist()]
+        for title, labels in predictions.items()
+    }
     save_image_grid(order, captions, path, colors)
 
 
@@ -73,7 +102,10 @@ def save_accuracy_chart(summary: dict[str, Any], path: Path) -> None:
     for k, (label, pick) in enumerate(kinds):
         bars = [(i, pick(r)) for i, r in enumerate(results) if pick(r) is not None]
         values = [e["value"] for _, e in bars]
-        errors = [[max(0.0, e["value"] - e["ci95"][0]) for _, e in bars], [max(0.0, e["ci95"][1] - e["value"]) for _, e in bars]]
+        errors = [
+            [max(0.0, e["value"] - e["ci95"][0]) for _, e in bars],
+            [max(0.0, e["ci95"][1] - e["value"]) for _, e in bars],
+        ]
         axis.bar([i + (k - 1) * 0.27 for i, _ in bars], values, 0.27, yerr=errors, capsize=3, label=label)
     axis.set_xticks(range(len(results)), [f"{r['model']}\n{r['attack']}" for r in results], fontsize=8)
     axis.set_ylim(0, 1)
@@ -92,7 +124,9 @@ def save_curve(x_name: str, lines: dict[str, list[tuple[float, dict[str, Any]]]]
         points = sorted(points, key=lambda point: point[0])
         xs, values = [p[0] for p in points], [p[1]["value"] for p in points]
         (line,) = axis.plot(xs, values, marker="o", label=label)
-        axis.fill_between(xs, [p[1]["ci95"][0] for p in points], [p[1]["ci95"][1] for p in points], alpha=0.15, color=line.get_color())
+        axis.fill_between(
+            xs, [p[1]["ci95"][0] for p in points], [p[1]["ci95"][1] for p in points], alpha=0.15, color=line.get_color()
+        )
     axis.set_xlabel(x_name)
     axis.set_ylabel("accuracy")
     axis.set_ylim(0, 1)
@@ -110,12 +144,24 @@ def save_audit_chart(rows: list[dict[str, Any]], path: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
     for i, mode in enumerate(modes):
         for j, steps in enumerate(counts):
-            points = sorted((r["t_star"], r["relative_error"], r["cosine"]) for r in rows if (r["mode"], r["steps"]) == (mode, steps))
+            points = sorted(
+                (r["t_star"], r["relative_error"], r["cosine"])
+                for r in rows
+                if (r["mode"], r["steps"]) == (mode, steps)
+            )
             xs = [p[0] for p in points]
-            look = {"color": f"C{i}", "linestyle": styles[j % len(styles)], "marker": "osdxv"[i % 5], "markersize": 4, "linewidth": 2.2 - 0.5 * i}
+            look = {
+                "color": f"C{i}",
+                "linestyle": styles[j % len(styles)],
+                "marker": "osdxv"[i % 5],
+                "markersize": 4,
+                "linewidth": 2.2 - 0.5 * i,
+            }
             left.plot(xs, [p[1] for p in points], **look)
             right.plot(xs, [p[2]["median"] for p in points], **look, label=f"{mode}, {steps} steps")
-            right.fill_between(xs, [p[2]["min"] for p in points], [p[2]["max"] for p in points], color=f"C{i}", alpha=0.06)
+            right.fill_between(
+                xs, [p[2]["min"] for p in points], [p[2]["max"] for p in points], color=f"C{i}", alpha=0.06
+            )
     left.set_yscale("log")
     left.axhline(1, color="grey", linewidth=0.8)
     left.set_title("relative error (at 1, no gradient at all is as good)", fontsize=10)

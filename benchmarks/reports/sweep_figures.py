@@ -22,13 +22,16 @@ _PANELS = 4  # side by side
 
 
 def save_sweep_curves(result: dict[str, Any], path: Path) -> None:
-    """Single-draw accuracy against each numeric value that was swept, with 95 % intervals: a colour for each row, a style for each of the other values.
+    """Single-draw accuracy against each numeric value that was swept, with 95 % intervals: a colour for each row, a
+    style for each of the other values.
 
     Where no value is a number, against the points' names.
     """
     points = [point for point in result["points"] if point["results"]]
     keys = [key for key in result["keys"] if _is_numeric(points, key)]
-    figure, axes = plt.subplots(1, max(len(keys), 1), figsize=(6.4 * max(len(keys), 1), 4.4), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        1, max(len(keys), 1), figsize=(6.4 * max(len(keys), 1), 4.4), squeeze=False, layout="constrained"
+    )
     for axis, key in zip(axes[0], keys, strict=False):
         others = [] if result["mode"] == "zip" else [other for other in result["keys"] if other != key]
         _draw_curves(axis, points, key, others)
@@ -41,9 +44,11 @@ def save_sweep_curves(result: dict[str, Any], path: Path) -> None:
 
 
 def save_pareto(result: dict[str, Any], path: Path) -> None:
-    """Single-draw accuracy of the defence against network evaluations per purified image, a panel for clean images and for each attack with its settings.
+    """Single-draw accuracy of the defence against network evaluations per purified image, a panel for clean images and
+    for each attack with its settings.
 
-    The line is the Pareto front of the values, whatever their intervals. Where all points cost the same, one panel with the points side by side.
+    The line is the Pareto front of the values, whatever their intervals. Where all points cost the same, one panel with
+    the points side by side.
     """
     points = [point for point in result["points"] if point["results"]]
     costs = {point["network_evaluations"] for point in points}
@@ -56,7 +61,9 @@ def save_pareto(result: dict[str, Any], path: Path) -> None:
         groups = _groups(points)
         columns = min(len(groups), _PANELS)
         rows = math.ceil(len(groups) / columns)
-        figure, axes = plt.subplots(rows, columns, figsize=(4.6 * columns + 2, 4.4 * rows), squeeze=False, layout="constrained")
+        figure, axes = plt.subplots(
+            rows, columns, figsize=(4.6 * columns + 2, 4.4 * rows), squeeze=False, layout="constrained"
+        )
         shown: dict[str, Any] = {}
         for axis, (title, entries) in zip(axes.flat, groups, strict=False):
             _draw_pareto(axis, points, entries)
@@ -69,13 +76,34 @@ def save_pareto(result: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def _draw_pareto(axis: Axes, points: list[dict[str, Any]], entries: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+def _draw_pareto(
+    axis: Axes, points: list[dict[str, Any]], entries: list[tuple[dict[str, Any], dict[str, Any]]]
+) -> None:
     costs = [point["network_evaluations"] for point, _ in entries]
     places = _dodged(costs)
-    on_front = [(cost, x, row["single"]["value"]) for cost, x, (_, row) in zip(costs, places, entries, strict=True) if row["pareto"]]
+    on_front = [
+        (cost, x, row["single"]["value"])
+        for cost, x, (_, row) in zip(costs, places, entries, strict=True)
+        if row["pareto"]
+    ]
     front = sorted((cost, value) for cost, _, value in on_front)
-    axis.step([x for x, _ in front], [value for _, value in front], where="post", color="grey", linewidth=1, zorder=0, label="Pareto front of point estimates")
-    axis.plot([x for _, x, _ in on_front], [value for _, _, value in on_front], "o", markersize=13, fillstyle="none", color="grey")
+    axis.step(
+        [x for x, _ in front],
+        [value for _, value in front],
+        where="post",
+        color="grey",
+        linewidth=1,
+        zorder=0,
+        label="Pareto front of point estimates",
+    )
+    axis.plot(
+        [x for _, x, _ in on_front],
+        [value for _, _, value in on_front],
+        "o",
+        markersize=13,
+        fillstyle="none",
+        color="grey",
+    )
     for x, (point, row) in zip(places, entries, strict=True):
         position = points.index(point)
         look = {"color": f"C{position % 10}", "fmt": _MARKERS[position // 10 % len(_MARKERS)], "capsize": 3}
@@ -95,7 +123,11 @@ def _groups(points: list[dict[str, Any]]) -> list[tuple[str, list[tuple[dict[str
     for first, entries in zip(firsts, groups.values(), strict=True):
         settings = first["settings"] or {}
         others = [other["settings"] or {} for other in firsts if other["attack"] == first["attack"]]
-        differing = [f"{key}={value}" for key, value in settings.items() if key != "threat" and any(other.get(key) != value for other in others)]
+        differing = [
+            f"{key}={value}"
+            for key, value in settings.items()
+            if key != "threat" and any(other.get(key) != value for other in others)
+        ]
         threat = () if first["attack"] == "none" else (first["threat"],)
         titled.append((", ".join((_title(first["attack"]), *threat, *differing)), entries))
     return titled
@@ -104,14 +136,31 @@ def _groups(points: list[dict[str, Any]]) -> list[tuple[str, list[tuple[dict[str
 def _draw_curves(axis: Axes, points: list[dict[str, Any]], key: str, others: Sequence[str]) -> None:
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for point in points:
-        groups.setdefault(tuple(f"{other.split('.')[-1]}={point['changes'][other]}" for other in others), []).append(point)
+        groups.setdefault(tuple(f"{other.split('.')[-1]}={point['changes'][other]}" for other in others), []).append(
+            point
+        )
     attacks = list(dict.fromkeys(row["attack"] for _, row in _defended(points)))
     for style, (group, members) in enumerate(groups.items()):
         for colour, attack in enumerate(attacks):
-            entries = sorted(((p["changes"][key], row["single"]) for p, row in _defended(members) if row["attack"] == attack), key=lambda entry: entry[0])
+            entries = sorted(
+                ((p["changes"][key], row["single"]) for p, row in _defended(members) if row["attack"] == attack),
+                key=lambda entry: entry[0],
+            )
             xs, values = [x for x, _ in entries], [estimate["value"] for _, estimate in entries]
-            look = {"color": f"C{colour}", "linestyle": _STYLES[style % len(_STYLES)], "marker": _MARKERS[style % len(_MARKERS)], "markersize": 4}
-            axis.errorbar(xs, values, yerr=_errors([e for _, e in entries]), capsize=3, label=", ".join((_title(attack), *group)), **look)
+            look = {
+                "color": f"C{colour}",
+                "linestyle": _STYLES[style % len(_STYLES)],
+                "marker": _MARKERS[style % len(_MARKERS)],
+                "markersize": 4,
+            }
+            axis.errorbar(
+                xs,
+                values,
+                yerr=_errors([e for _, e in entries]),
+                capsize=3,
+                label=", ".join((_title(attack), *group)),
+                **look,
+            )
     axis.set_xlabel(key)
     _finish(axis, [point["changes"][key] for point in points])
 
@@ -121,9 +170,18 @@ def _draw_by_name(axis: Axes, points: list[dict[str, Any]]) -> None:
     attacks = list(dict.fromkeys(row["attack"] for _, row in _defended(points)))
     for number, attack in enumerate(attacks):
         shift = min(0.2, 0.7 / len(attacks)) * (number - (len(attacks) - 1) / 2)
-        entries = [(points.index(point) + shift, row["single"]) for point, row in _defended(points) if row["attack"] == attack]
+        entries = [
+            (points.index(point) + shift, row["single"]) for point, row in _defended(points) if row["attack"] == attack
+        ]
         errors = _errors([e for _, e in entries])
-        axis.errorbar([x for x, _ in entries], [e["value"] for _, e in entries], yerr=errors, fmt="o", capsize=3, label=_title(attack))
+        axis.errorbar(
+            [x for x, _ in entries],
+            [e["value"] for _, e in entries],
+            yerr=errors,
+            fmt="o",
+            capsize=3,
+            label=_title(attack),
+        )
     names = [point["name"].replace(",", "\n") for point in points]
     turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if len(points) > 4 else {}
     axis.set_xticks(range(len(points)), names, fontsize=7, **turned)
@@ -133,7 +191,8 @@ def _draw_by_name(axis: Axes, points: list[dict[str, Any]]) -> None:
 def _finish(axis: Axes, xs: Sequence[float] = ()) -> None:
     if xs and min(xs) > 0 and max(xs) / min(xs) >= _WIDE:
         axis.set_xscale("log")
-    elif xs and min(xs) > 0 and max(xs) / min(xs) < 1.2:  # as good as one value: the whole width would blow up their distance
+    # as good as one value: the whole width would blow up their distance
+    elif xs and min(xs) > 0 and max(xs) / min(xs) < 1.2:
         axis.set_xlim(0.8 * min(xs), 1.2 * max(xs))
     axis.set_ylabel("accuracy, single draw")
     axis.set_ylim(-0.02, 1.02)
@@ -149,12 +208,18 @@ def _defended(points: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], di
 
 
 def _is_numeric(points: list[dict[str, Any]], key: str) -> bool:
-    return all(isinstance(point["changes"][key], int | float) and not isinstance(point["changes"][key], bool) for point in points)
+    return all(
+        isinstance(point["changes"][key], int | float) and not isinstance(point["changes"][key], bool)
+        for point in points
+    )
 
 
 def _errors(estimates: Sequence[dict[str, Any]]) -> list[list[float]]:
     """Distances down and up to the interval's ends; rounding may put a value beyond one by an ulp."""
-    return [[max(0.0, e["value"] - e["ci95"][0]) for e in estimates], [max(0.0, e["ci95"][1] - e["value"]) for e in estimates]]
+    return [
+        [max(0.0, e["value"] - e["ci95"][0]) for e in estimates],
+        [max(0.0, e["ci95"][1] - e["value"]) for e in estimates],
+    ]
 
 
 def _dodged(costs: Sequence[float]) -> list[float]:

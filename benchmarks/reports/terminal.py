@@ -21,8 +21,8 @@ def read_summary(folder: Path) -> dict[str, Any]:
     summary = _read(path)
     if str(summary.get("schema")).startswith("certify"):
         raise RunError(
-            f"{folder} is a run of `purify certify`: it holds certified radii, which do not go into a table of accuracies under attack; "
-            f"its own table is printed by `purify certify ... --out {folder} --resume`"
+            f"{folder} is a run of `purify certify`: it holds certified radii, which do not go into a table of"
+            f" accuracies under attack; its own table is printed by `purify certify ... --out {folder} --resume`"
         )
     if summary.get("schema") != 1:
         raise RunError(f"{path} is not a summary of schema 1")
@@ -32,7 +32,9 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 
 def read_points(folder: Path) -> dict[str, Any] | None:
-    """sweep.json or compare.json of a folder, None where it has neither. Raises RunError for one that is not readable or of another schema."""
+    """sweep.json or compare.json of a folder, None where it has neither. Raises RunError for one that is not readable
+    or of another schema.
+    """
     for name in ("sweep.json", "compare.json"):
         path = folder / name
         if path.is_file():
@@ -61,7 +63,8 @@ def percent(estimate: dict[str, Any]) -> str:
 
 
 def table(summary: dict[str, Any]) -> Table:
-    """The results of a run: accuracies in percent over their 95 % intervals, and network evaluations (NFE); fits 80 columns.
+    """The results of a run: accuracies in percent over their 95 % intervals, and network evaluations (NFE); fits 80
+    columns.
 
     Under an attack stands what it asked of the attacked model: images forward, and how many of them backward too.
     """
@@ -75,20 +78,28 @@ def table(summary: dict[str, Any]) -> Table:
     for r in summary["results"]:
         attack = r["attack"]
         if attack != "none":
-            attack = f"{attack}\n{r['threat']}\n{_length(r)}\nEOT {r['eot']}{', ' + r['gradient'] if r['gradient'] else ''}"
+            attack = (
+                f"{attack}\n{r['threat']}\n{_length(r)}\nEOT {r['eot']}{', ' + r['gradient'] if r['gradient'] else ''}"
+            )
             attack += "".join(f"\n{line}" for way in _ways(r) for line in textwrap.wrap(way, _WIDTH))
             attack += f"\nits own verdict:\n{_stacked(r['own_verdict'])}" if r["own_verdict"] else ""
             attack += f"\ntarget reached:\n{_stacked(r['reached'])}" if r.get("reached") else ""
             attack += f"\n{_cost(r['attack_cost'])}" if r.get("attack_cost") else ""
         attack += f"\nundefined: {r['undefined']} draws" if r.get("undefined") else ""
         cells = (_stacked(e) for e in (r["single"], r["worst_of"][n], (r["majority"] or {}).get(n)))
-        result.add_row(r["model"], attack, *cells, short_count(r["network_evaluations"]), f"{r['seconds']:.0f}", end_section=True)
+        result.add_row(
+            r["model"], attack, *cells, short_count(r["network_evaluations"]), f"{r['seconds']:.0f}", end_section=True
+        )
     return result
 
 
 def _stacked(estimate: dict[str, Any] | None) -> str:
     """Value over interval in percent; "-" where there is none."""
-    return "-" if estimate is None else f"{100 * estimate['value']:.1f}\n{100 * estimate['ci95'][0]:.1f}-{100 * estimate['ci95'][1]:.1f}"
+    return (
+        "-"
+        if estimate is None
+        else f"{100 * estimate['value']:.1f}\n{100 * estimate['ci95'][0]:.1f}-{100 * estimate['ci95'][1]:.1f}"
+    )
 
 
 def _cost(cost: dict[str, int]) -> str:
@@ -107,7 +118,9 @@ def paired_table(summary: dict[str, Any]) -> Table | None:
     for name in ("model", "attack", "compared with", "difference [95 %]", "p (sign flips)"):
         result.add_column(name)
     for p in summary["paired"]:
-        result.add_row(p["model"], ", ".join((p["attack"], *_ways(p))), p["reference"], difference_text(p), f"{p['p_value']:.4f}")
+        result.add_row(
+            p["model"], ", ".join((p["attack"], *_ways(p))), p["reference"], difference_text(p), f"{p['p_value']:.4f}"
+        )
     return result
 
 
@@ -153,11 +166,14 @@ def diagnosis_lines(summary: dict[str, Any]) -> list[str]:
 def estimate_table(cost: CostEstimate, draws: int) -> Table:
     """What a run is going to cost, row by row."""
     result = _table(
-        f"about {duration(cost.seconds)} and {cost.memory_mib} MiB for {cost.images} images and {draws} draws, less where images leave an attack early",
+        f"about {duration(cost.seconds)} and {cost.memory_mib} MiB for {cost.images} images and {draws} draws, less"
+        " where images leave an attack early",
         ("model", "attack", "forward", "backward", "NFE", "time"),
     )
     for row in cost.rows:
-        evaluations = (short_count(cost.images * getattr(row, name)) for name in ("forward", "backward", "network_evaluations"))
+        evaluations = (
+            short_count(cost.images * getattr(row, name)) for name in ("forward", "backward", "network_evaluations")
+        )
         result.add_row(row.model, row.attack, *evaluations, duration(cost.images * row.seconds))
     return result
 
@@ -165,8 +181,10 @@ def estimate_table(cost: CostEstimate, draws: int) -> Table:
 def rivals_tables(result: dict[str, Any]) -> list[Table]:
     """The contestants' accuracies and cost, and our attacks against the others', image by image."""
     rows = Table(
-        title=f"{result['images']} images, {result['threat']}, {result['iterations']} iterations, EOT {result['eot']}: "
-        f"accuracy in % over {result['draws']} draws",
+        title=(
+            f"{result['images']} images, {result['threat']}, {result['iterations']} iterations, EOT {result['eot']}: "
+            f"accuracy in % over {result['draws']} draws"
+        ),
         box=box.SIMPLE,
         padding=(0, 1, 0, 0),
     )
@@ -175,7 +193,15 @@ def rivals_tables(result: dict[str, Any]) -> list[Table]:
     for r in result["results"]:
         own = _points(r["own_verdict"]["value"]) if r["own_verdict"] else "-"
         cost = [short_count(r["attack_cost"][name]) for name in ("forward", "backward")]
-        rows.add_row(r["model"], f"{r['attack']}\n{r['package']}", _stacked(r["single"]), own, *cost, f"{r['seconds']:.0f}", end_section=True)
+        rows.add_row(
+            r["model"],
+            f"{r['attack']}\n{r['package']}",
+            _stacked(r["single"]),
+            own,
+            *cost,
+            f"{r['seconds']:.0f}",
+            end_section=True,
+        )
     title = "ours minus theirs, in points on the same images (negative: ours is stronger)"
     pairs = _table(title, ("model", "ours", "theirs", "difference\n[95 %]", "p", "verdict"))
     for p in result["paired"]:
@@ -187,11 +213,20 @@ def rivals_tables(result: dict[str, Any]) -> list[Table]:
 def sweep_table(result: dict[str, Any]) -> Table:
     """The defence at every point of a sweep or a comparison; fits 80 columns.
 
-    Below a point's name: network evaluations (NFE) and seconds to purify an image once. Below a difference: in what the attacks differ, if they do.
+    Below a point's name: network evaluations (NFE) and seconds to purify an image once. Below a difference: in what the
+    attacks differ, if they do.
     """
     table = _table(
-        f"accuracy in %, 95 % interval over images; differences in points from {result['reference']} on the same images",
-        ("point", "attack", "single\ndraw", f"worst\nof {draws_of(result)}", f"majority\nof {draws_of(result)}", "difference"),
+        f"accuracy in %, 95 % interval over images; differences in points from {result['reference']} on the same"
+        " images",
+        (
+            "point",
+            "attack",
+            "single\ndraw",
+            f"worst\nof {draws_of(result)}",
+            f"majority\nof {draws_of(result)}",
+            "difference",
+        ),
     )
     for point in result["points"]:
         name = "\n".join(line for part in point["name"].split(",") for line in textwrap.wrap(part, _WIDTH))
@@ -203,7 +238,8 @@ def sweep_table(result: dict[str, Any]) -> Table:
         for number, row in enumerate(rows):
             attack = "none" if row["attack"] == "none" else f"{row['attack']}\n{row['threat']}"
             cells = (_stacked(e) for e in (row["single"], *of_all_draws(row)))
-            gap = "\n".join((difference_text(row["paired"], "\n"), *(row.get("note") or "").split(", "))).rstrip()  # files of old have no notes
+            # files of old have no notes
+            gap = "\n".join((difference_text(row["paired"], "\n"), *(row.get("note") or "").split(", "))).rstrip()
             table.add_row("" if number else name, attack, *cells, gap, end_section=row is rows[-1])
     return table
 
@@ -222,15 +258,31 @@ def of_all_draws(row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | 
 def failure_lines(result: dict[str, Any]) -> list[str]:
     """The points that failed, with the reason."""
     failed = (point for point in result["points"] if point["state"] == "failed")
-    return [f"FAILED  {point['name']}: {point['error']} (more in {point['folder']}/error.txt; --resume tries it again)" for point in failed]
+    return [
+        f"FAILED  {point['name']}: {point['error']} (more in {point['folder']}/error.txt; --resume tries it again)"
+        for point in failed
+    ]
 
 
 def audit_tables(result: dict[str, Any]) -> list[Table]:
-    """The tables of an audit: gradients at the configured setting, cost, the sweep over t* and steps, and DiffPure's conventions."""
+    """The tables of an audit: gradients at the configured setting, cost, the sweep over t* and steps, and DiffPure's
+    conventions.
+    """
     at = result["gradients"][0]
     gradients = _table(
-        f"gradients at t* = {at['t_star']}, {at['grid']} grid, {result['images']} images, against the float64 reference",
-        ("mode", "steps", "precision", "relative\nerror", "worst\nimage", "cosine\nmedian", "min", "right\nsigns %", "value\nerror"),
+        f"gradients at t* = {at['t_star']}, {at['grid']} grid, {result['images']} images, against the float64"
+        " reference",
+        (
+            "mode",
+            "steps",
+            "precision",
+            "relative\nerror",
+            "worst\nimage",
+            "cosine\nmedian",
+            "min",
+            "right\nsigns %",
+            "value\nerror",
+        ),
     )
     for row in result["gradients"]:
         cosine = row["cosine"]
@@ -247,7 +299,9 @@ def audit_tables(result: dict[str, Any]) -> list[Table]:
         )
 
     memory = {row["mode"]: _memory(row) for row in result["memory"]}
-    cost = _table("cost of value and gradient", ("mode", "time\n(bare = 1)", "peak memory\nin MiB", "MiB\na step", "one\nstate"))
+    cost = _table(
+        "cost of value and gradient", ("mode", "time\n(bare = 1)", "peak memory\nin MiB", "MiB\na step", "one\nstate")
+    )
     for mode, ratio in list(result["time"]["ratio"].items())[1:]:  # the first are the bare evaluations
         cost.add_row(mode, f"{ratio:.1f}", *memory.get(mode, ("-", "-", "-")))
 
@@ -256,16 +310,27 @@ def audit_tables(result: dict[str, Any]) -> list[Table]:
     if settings:
         modes = list(dict.fromkeys(row["mode"] for row in result["sweep"] if row["mode"] != "backprop"))
         sweep = _table("relative error (median cosine) in equal steps", ("t*", "steps", *modes))
-        cells = {(row["t_star"], row["steps"], row["mode"]): f"{row['relative_error']:.1e} ({row['cosine']['median']:.2f})" for row in result["sweep"]}
+        cells = {
+            (row["t_star"], row["steps"], row["mode"]): f"{row['relative_error']:.1e} ({row['cosine']['median']:.2f})"
+            for row in result["sweep"]
+        }
         for t_star, steps in settings:
             sweep.add_row(str(t_star), str(steps), *(cells[t_star, steps, mode] for mode in modes))
         tables.append(sweep)
 
     if not result["conventions"]:
         return tables
-    conventions = _table("DiffPure's conventions, same noise", ("convention", "accuracy %", "mean change of a pixel", "predictions changed %"))
+    conventions = _table(
+        "DiffPure's conventions, same noise",
+        ("convention", "accuracy %", "mean change of a pixel", "predictions changed %"),
+    )
     for row in result["conventions"]:
-        conventions.add_row(row["convention"], _points(row["accuracy"]), f"{row['mean_change']:.1e}", _points(row["predictions_changed"]))
+        conventions.add_row(
+            row["convention"],
+            _points(row["accuracy"]),
+            f"{row['mean_change']:.1e}",
+            _points(row["predictions_changed"]),
+        )
     return [*tables, conventions]
 
 
@@ -273,7 +338,11 @@ def _memory(row: dict[str, Any]) -> tuple[str, str, str]:
     """Peaks, growth and the size of a state."""
     peaks = [peak if isinstance(peak, str) else f"{peak:.0f}" for peak in row["peak_mib"]]
     growth = "-" if row["mib_per_step"] is None else f"{row['mib_per_step']:.2f}"
-    return "\n".join(f"{peak} ({n} steps)" for peak, n in zip(peaks, row["steps"], strict=True)), growth, f"{row['state_mib']:.2f}"
+    return (
+        "\n".join(f"{peak} ({n} steps)" for peak, n in zip(peaks, row["steps"], strict=True)),
+        growth,
+        f"{row['state_mib']:.2f}",
+    )
 
 
 def _table(title: str, columns: tuple[str, ...]) -> Table:
@@ -296,11 +365,15 @@ def _effort(result: dict[str, Any]) -> str:
 
 
 def _ways(result: dict[str, Any]) -> list[str]:
-    """How an attack differs from one that differentiates the deployed model and wants any wrong class; keys that runs of old do not have count as usual."""
+    """How an attack differs from one that differentiates the deployed model and wants any wrong class; keys that runs
+    of old do not have count as usual.
+    """
     through, target, surrogate = (result.get(key) for key in ("through", "target", "surrogate"))
     ways = ["fixed noise"] if result.get("randomness") == "fixed" else []
     ways += ["transfer"] if through == "classifier" else []
-    ways += ["surrogate " + " ".join(f"{k}={v}" for k, v in (surrogate or {}).items())] if through == "surrogate" else []
+    ways += (
+        ["surrogate " + " ".join(f"{k}={v}" for k, v in (surrogate or {}).items())] if through == "surrogate" else []
+    )
     return ways + ([] if target is None else [f"target {target}"])
 
 
@@ -309,7 +382,9 @@ def attack_of(result: dict[str, Any]) -> str:
 
 
 def curves(summaries: list[dict[str, Any]], key: str) -> dict[str, list[tuple[float, dict[str, Any]]]]:
-    """Single-draw and worst-of accuracy of the defended model against `key` ("t_star", "steps"), a line for each attack."""
+    """Single-draw and worst-of accuracy of the defended model against `key` ("t_star", "steps"), a line for each
+    attack.
+    """
     lines: dict[str, list[tuple[float, dict[str, Any]]]] = {}
     for summary in summaries:
         n = str(summary["draws"])

@@ -36,7 +36,9 @@ def make_folder(out: Path | None, kind: str) -> Path:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keeps a second process out of a run's folder; the lock ends with the process. Raises RunError where one is at work."""
+    """Keeps a second process out of a run's folder; the lock ends with the process. Raises RunError where one is at
+    work.
+    """
     with open(folder / ".lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

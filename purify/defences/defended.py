@@ -19,11 +19,14 @@ class DefendedClassifier(nn.Module):
     """Purifies, then classifies: images in [0, 1] -> logits. A random function of the image.
 
     Args:
-        purifier: called as `purifier(x, keys)`, images in [0, 1] -> images in about [0, 1]: a `Purifier`, one `Resized`, or a `Sequential`.
-        classifier: any module that maps images in [0, 1] to logits; its normalisation and resizing are its own. It is never altered: put it
-            into evaluation mode yourself. One whose `forward` takes `keys`, for instance a `DiffusionClassifier`, gets keys of its own.
-        copies: purified copies of every image, with independent randomness, whose classifications are averaged: part of the model, differentiable, at `copies`
-            times the cost (for ADP, Lee & Kim and DiffPure's BPDA protocol, whose votes are `predict`'s; a vote itself has no gradient).
+        purifier: called as `purifier(x, keys)`, images in [0, 1] -> images in about [0, 1]: a `Purifier`, one
+            `Resized`, or a `Sequential`.
+        classifier: any module that maps images in [0, 1] to logits; its normalisation and resizing are its own. It is
+            never altered: put it into evaluation mode yourself. One whose `forward` takes `keys`, for instance a
+            `DiffusionClassifier`, gets keys of its own.
+        copies: purified copies of every image, with independent randomness, whose classifications are averaged: part of
+            the model, differentiable, at `copies` times the cost (for ADP, Lee & Kim and DiffPure's BPDA protocol,
+            whose votes are `predict`'s; a vote itself has no gradient).
         average: of what: "logits", or "probabilities", whose logarithm is returned.
 
     Raises:
@@ -32,7 +35,13 @@ class DefendedClassifier(nn.Module):
     Warns (UserWarning) of a classifier that hides one with keys.
     """
 
-    def __init__(self, purifier: nn.Module, classifier: nn.Module, copies: int = 1, average: Literal["logits", "probabilities"] = "logits"):
+    def __init__(
+        self,
+        purifier: nn.Module,
+        classifier: nn.Module,
+        copies: int = 1,
+        average: Literal["logits", "probabilities"] = "logits",
+    ):
         super().__init__()
         if not isinstance(copies, int) or copies < 1:
             raise ValueError(f"copies must be a positive integer, got {copies!r}")
@@ -43,9 +52,16 @@ class DefendedClassifier(nn.Module):
         self.copies = copies
         self.average = average
         self._classifier_takes_keys = takes_keys(classifier)
-        hidden = [type(module).__name__ for module in classifier.modules() if isinstance(module, DiffusionClassifier | Purifier | Smoothed)]
+        hidden = [
+            type(module).__name__
+            for module in classifier.modules()
+            if isinstance(module, DiffusionClassifier | Purifier | Smoothed)
+        ]
         if hidden and not self._classifier_takes_keys:
-            message = f"the classifier's forward has no parameter `keys`, so the {hidden[0]} inside draws fresh noise at every call"
+            message = (
+                f"the classifier's forward has no parameter `keys`, so the {hidden[0]} inside draws fresh noise at"
+                " every call"
+            )
             warnings.warn(f"{message}: results depend on the batch; give it `keys=None` and pass them on", stacklevel=2)
 
     def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
@@ -60,7 +76,9 @@ class DefendedClassifier(nn.Module):
             copy_keys = None if keys is None else derive_keys(keys, copy, 0, Purpose.COPY)
             copies.append(self._classified(self.purifier(x, copy_keys), copy_keys))
         logits = torch.stack(copies)
-        return logits.mean(0) if self.average == "logits" else logits.log_softmax(2).logsumexp(0) - math.log(self.copies)
+        return (
+            logits.mean(0) if self.average == "logits" else logits.log_softmax(2).logsumexp(0) - math.log(self.copies)
+        )
 
     def _classified(self, images: Tensor, keys: Tensor | None) -> Tensor:
         if not self._classifier_takes_keys:
@@ -80,19 +98,31 @@ class DefendedClassifier(nn.Module):
             `Trajectory` with logits as `result`, and as `estimates` (p - 1, b, classes) or None.
 
         Raises:
-            ValueError: several copies; a purifier without `trajectory`, or one that cannot differentiate it (see `Purifier.trajectory`).
+            ValueError: several copies; a purifier without `trajectory`, or one that cannot differentiate it (see
+                `Purifier.trajectory`).
         """
         if self.copies > 1:
-            raise ValueError(f"a defence with copies={self.copies} has as many paths for an image, not one: give copies=1 for its states on the way")
+            raise ValueError(
+                f"a defence with copies={self.copies} has as many paths for an image, not one: give copies=1 for its"
+                " states on the way"
+            )
         if not hasattr(self.purifier, "trajectory"):
-            raise ValueError(f"the purifier {type(self.purifier).__name__} has no method `trajectory`, so its states on the way are unknown")
+            raise ValueError(
+                f"the purifier {type(self.purifier).__name__} has no method `trajectory`, so its states on the way are"
+                " unknown"
+            )
         inside = self.purifier.trajectory(x, keys, points, estimates)
-        classified = None if inside.estimates is None else torch.stack([self._classified(images, keys) for images in inside.estimates])
+        classified = (
+            None
+            if inside.estimates is None
+            else torch.stack([self._classified(images, keys) for images in inside.estimates])
+        )
         return inside._replace(result=self._classified(inside.result, keys), estimates=classified)
 
     @torch.no_grad()
     def predict(self, x: Tensor, votes: int = 1, keys: Tensor | None = None) -> Tensor:
-        """Labels (b,) int64 by plurality over `votes` independent draws; `TIE` (-1), which is never right, where two classes tie.
+        """Labels (b,) int64 by plurality over `votes` independent draws; `TIE` (-1), which is never right, where two
+        classes tie.
 
         With `keys`, vote k of an image is a function of its key and k alone.
         """

@@ -1,4 +1,6 @@
-"""A class-conditional diffusion model as a classifier (Li et al. 2023, arXiv 2303.16203; Chen et al. 2024, arXiv 2305.15241)."""
+"""A class-conditional diffusion model as a classifier (Li et al. 2023, arXiv 2303.16203; Chen et al. 2024, arXiv
+2305.15241).
+"""
 
 import math
 from typing import Literal
@@ -14,17 +16,18 @@ from purify.solvers.base import normals
 
 
 class DiffusionClassifier(nn.Module):
-    """Logit of class y: minus the weighted mean over times of |n - E[n | x_t, y]|^2, an estimate of the bound on log p(x | y)
-    over the number of pixels, up to what all classes share.
+    """Logit of class y: minus the weighted mean over times of |n - E[n | x_t, y]|^2, an estimate of the bound on log
+    p(x | y) over the number of pixels, up to what all classes share.
 
-    A random function of the image: the noise is drawn for every image and time, and is the same for all classes, which takes most of the variance out of their
-    differences. Behind a purifier, `DefendedClassifier(purify.Likelihood(...), DiffusionClassifier(...))` is the robust diffusion classifier; its draws are
-    keyed too.
+    A random function of the image: the noise is drawn for every image and time, and is the same for all classes, which
+    takes most of the variance out of their differences. Behind a purifier, `DefendedClassifier(purify.Likelihood(...),
+    DiffusionClassifier(...))` is the robust diffusion classifier; its draws are keyed too.
 
     Args:
         score: a class-conditional score model, without a class chosen.
-        times: how many times, each with one draw of noise; spread evenly over (0, t_max) of DiffPure's VP process, for every network those with the same ratio
-            of noise to signal. They cost one network evaluation for every class.
+        times: how many times, each with one draw of noise; spread evenly over (0, t_max) of DiffPure's VP process, for
+            every network those with the same ratio of noise to signal. They cost one network evaluation for every
+            class.
         temperature: what the logits are divided by. 1 (default) is the published code; losses are means over pixels.
         weights: of the times, from the smallest; None for equal ones, which is the simple loss of DDPM.
         t_max: end of the times, in (0, 1]. The authors' code for EDM ends at a noise level of 3, which is 0.48.
@@ -63,7 +66,8 @@ class DiffusionClassifier(nn.Module):
         own = [score.time_of_vp((index + 0.5) / times * t_max) for index in range(times)]
         if own[-1] > score.t_max:
             raise ValueError(
-                f"the last time is {own[-1]:g} in the score model's own time, beyond {score.t_max:g}, the largest that it was trained on: lower t_max={t_max}"
+                f"the last time is {own[-1]:g} in the score model's own time, beyond {score.t_max:g}, the largest that"
+                f" it was trained on: lower t_max={t_max}"
             )
         self.score = score
         self.times = times
@@ -92,7 +96,9 @@ class DiffusionClassifier(nn.Module):
         return image.new_zeros(len(image), self.score.classes, 1, 1)
 
     def extra_repr(self) -> str:
-        return f"times={self.times}, temperature={self.temperature:g}, weights={self.weights}, gradient={self.gradient!r}"
+        return (
+            f"times={self.times}, temperature={self.temperature:g}, weights={self.weights}, gradient={self.gradient!r}"
+        )
 
 
 class _Losses(Stepping):

@@ -26,7 +26,10 @@ class FixedRandomness(nn.Module):
     def trajectory(self, x: Tensor, keys: Tensor | None = None, points: int = 4, estimates: bool = False) -> Trajectory:
         """The model's trajectory, see `DefendedClassifier.trajectory`; `keys` are not looked at."""
         if not hasattr(self.model, "trajectory"):
-            raise ValueError(f"the model {type(self.model).__name__} has no method `trajectory`, so its states on the way are unknown")
+            raise ValueError(
+                f"the model {type(self.model).__name__} has no method `trajectory`, so its states on the way are"
+                " unknown"
+            )
         return self.model.trajectory(x, self._keys(x), points, estimates)
 
     def _keys(self, x: Tensor) -> Tensor:

@@ -1,10 +1,13 @@
-"""Randomised smoothing (Cohen et al. 2019, arXiv 1902.02918), with a diffusion model as denoiser (Carlini et al. 2023, arXiv 2206.10550).
+"""Randomised smoothing (Cohen et al. 2019, arXiv 1902.02918), with a diffusion model as denoiser (Carlini et al. 2023,
+arXiv 2206.10550).
 
-The smoothed classifier is g(x) = argmax over classes c of P(base(x + n) = c), n ~ N(0, sigma^2 I). Modules here are one draw inside that probability: the
-logits of one noisy copy. `benchmarks.evaluation.certification.certify` draws many and turns their counts into certified radii, which are statements about g alone:
-neither about the base classifier nor about a single draw.
+The smoothed classifier is g(x) = argmax over classes c of P(base(x + n) = c), n ~ N(0, sigma^2 I). Modules here are one
+draw inside that probability: the logits of one noisy copy. `benchmarks.evaluation.certification.certify` draws many and
+turns their counts into certified radii, which are statements about g alone: neither about the base classifier nor about
+a single draw.
 
-Everything is on the scale of images in [0, 1]: sigma, and with it every radius, in the L2 norm. On [-1, 1] both are twice as large.
+Everything is on the scale of images in [0, 1]: sigma, and with it every radius, in the L2 norm. On [-1, 1] both are
+twice as large.
 """
 
 import math
@@ -25,8 +28,9 @@ class Smoothed(nn.Module):
     """One draw of Gaussian smoothing: logits of base(x + sigma n). Differentiable in x, and a random function of it.
 
     Args:
-        base: any callable from images (b, c, h, w) around [0, 1] to logits (b, classes). One whose `forward` takes `keys`, for instance a
-            `DefendedClassifier`, gets the draw's: its own randomness then is part of what is smoothed.
+        base: any callable from images (b, c, h, w) around [0, 1] to logits (b, classes). One whose `forward` takes
+            `keys`, for instance a `DefendedClassifier`, gets the draw's: its own randomness then is part of what is
+            smoothed.
         sigma: standard deviation of the noise, on images in [0, 1].
         seed: of the counter that makes fresh keys for calls without keys.
 
@@ -37,9 +41,13 @@ class Smoothed(nn.Module):
     def __init__(self, base: Callable[..., Tensor], sigma: float, seed: int = 0):
         super().__init__()
         if not 0 < sigma < math.inf:
-            raise ValueError(f"sigma must be a positive number, the noise's standard deviation on images in [0, 1], got {sigma}")
+            raise ValueError(
+                f"sigma must be a positive number, the noise's standard deviation on images in [0, 1], got {sigma}"
+            )
         if not callable(base):
-            raise ValueError(f"the base classifier must be a module or a function from images to logits, got {type(base).__name__}")
+            raise ValueError(
+                f"the base classifier must be a module or a function from images to logits, got {type(base).__name__}"
+            )
         self.base = base
         self.sigma = float(sigma)
         self.seed = seed
@@ -81,10 +89,12 @@ class Smoothed(nn.Module):
 
 
 class DenoisedSmoothing(Smoothed):
-    """Diffusion denoised smoothing (Carlini et al. 2023, algorithm 1): classifier(E[x_0 | x + sigma n]), the denoiser one evaluation of a score network.
+    """Diffusion denoised smoothing (Carlini et al. 2023, algorithm 1): classifier(E[x_0 | x + sigma n]), the denoiser
+    one evaluation of a score network.
 
-    The network is asked at the time t whose noise-to-signal ratio is that of the noise, sigma(t) / alpha(t) = sigma (highest - lowest) of its `value_range`
-    (2 sigma on [-1, 1]), for x_t = alpha(t) (x + sigma n). The noise is exactly N(0, sigma^2) whatever the schedule, and the denoised image is not clamped.
+    The network is asked at the time t whose noise-to-signal ratio is that of the noise, sigma(t) / alpha(t) = sigma
+    (highest - lowest) of its `value_range` (2 sigma on [-1, 1]), for x_t = alpha(t) (x + sigma n). The noise is exactly
+    N(0, sigma^2) whatever the schedule, and the denoised image is not clamped.
 
     Args:
         score: the score model; frozen or not, it is never altered.
@@ -93,7 +103,8 @@ class DenoisedSmoothing(Smoothed):
         seed: of the counter that makes fresh keys for calls without keys.
 
     Raises:
-        ValueError: a sigma below the least noise of the schedule, or beyond what the network was trained on; a class-conditional score model without a class.
+        ValueError: a sigma below the least noise of the schedule, or beyond what the network was trained on; a
+            class-conditional score model without a class.
     """
 
     def __init__(self, score: ScoreModel, classifier: Callable[..., Tensor], sigma: float, seed: int = 0):
@@ -134,5 +145,8 @@ def smoothing_time(score: ScoreModel, sigma: float, name: str = "sigma") -> floa
     t = max(0.0, min(schedule.time_of(sigma * width), score.t_max))
     nearest = noise_to_signal(schedule, t) / width
     if nearest > sigma * (1 + _ROUNDING):
-        raise ValueError(f"{name}={sigma:g} is below {nearest:g}, the least noise of {schedule} on images in [0, 1]: take a larger {name}")
+        raise ValueError(
+            f"{name}={sigma:g} is below {nearest:g}, the least noise of {schedule} on images in [0, 1]: take a larger"
+            f" {name}"
+        )
     return t

@@ -1,4 +1,6 @@
-"""The U-Net of DDPM (Ho et al. 2020, arXiv 2006.11239) under the parameter names of its PyTorch port, as SDEdit released it for CelebA-HQ."""
+"""The U-Net of DDPM (Ho et al. 2020, arXiv 2006.11239) under the parameter names of its PyTorch port, as SDEdit
+released it for CelebA-HQ.
+"""
 
 from typing import Any
 
@@ -77,7 +79,8 @@ class DDPM(nn.Module):
 
     Args:
         data: official `config.data`: image_size.
-        model: official `config.model`: ch, out_ch, ch_mult, num_res_blocks, attn_resolutions, dropout, in_channels, resamp_with_conv.
+        model: official `config.model`: ch, out_ch, ch_mult, num_res_blocks, attn_resolutions, dropout, in_channels,
+            resamp_with_conv.
     """
 
     def __init__(self, data: dict[str, Any], model: dict[str, Any]):
@@ -89,7 +92,9 @@ class DDPM(nn.Module):
 
         def level(blocks: list[tuple[int, int]], index: int) -> nn.Module:
             part = nn.Module()
-            part.block = nn.ModuleList(ResidualBlock(inputs, outputs, embedding, model["dropout"]) for inputs, outputs in blocks)
+            part.block = nn.ModuleList(
+                ResidualBlock(inputs, outputs, embedding, model["dropout"]) for inputs, outputs in blocks
+            )
             here = data["image_size"] // 2**index in attended
             part.attn = nn.ModuleList(Attention(outputs) for _, outputs in blocks if here)
             return part
@@ -115,7 +120,15 @@ class DDPM(nn.Module):
 
         ups = []
         for i, width in reversed(list(enumerate(widths))):
-            ups.append(level([((channels if j == 0 else width) + skips.pop(), width) for j in range(model["num_res_blocks"] + 1)], i))
+            ups.append(
+                level(
+                    [
+                        ((channels if j == 0 else width) + skips.pop(), width)
+                        for j in range(model["num_res_blocks"] + 1)
+                    ],
+                    i,
+                )
+            )
             channels = width
             if i != 0:
                 ups[-1].upsample = Upsample(width, convolve)
@@ -125,7 +138,9 @@ class DDPM(nn.Module):
         self.conv_out = nn.Conv2d(channels, model["out_ch"], 3, padding=1)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Args: `x` (b, c, h, w); `labels` (b,), the index of the noise level, may be fractional. Returns (b, out_ch, h, w)."""
+        """Args: `x` (b, c, h, w); `labels` (b,), the index of the noise level, may be fractional. Returns (b, out_ch,
+        h, w).
+        """
         embedding = self.temb.dense[0](positional_embedding(labels.to(x.dtype), self.ch))
         embedding = self.temb.dense[1](F.silu(embedding))
 

@@ -1,5 +1,5 @@
-"""The networks of EDM (Karras et al. 2022, arXiv 2206.00364) under their official parameter names: SongUNet (DDPM++ and NCSN++), DhariwalUNet (ADM), and
-the preconditioning that makes denoisers D(x; sigma) of them (table 1 there).
+"""The networks of EDM (Karras et al. 2022, arXiv 2206.00364) under their official parameter names: SongUNet (DDPM++ and
+NCSN++), DhariwalUNet (ADM), and the preconditioning that makes denoisers D(x; sigma) of them (table 1 there).
 """
 
 import math
@@ -41,7 +41,16 @@ class FourierEmbedding(nn.Module):
 class Conv2d(nn.Module):
     """A convolution with a resampling FIR filter before it, or around it where `fused`; kernel 0 only resamples."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, up: bool = False, down: bool = False, taps: tuple[float, ...] = (1, 1), fused: bool = False):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        up: bool = False,
+        down: bool = False,
+        taps: tuple[float, ...] = (1, 1),
+        fused: bool = False,
+    ):
         super().__init__()
         self.in_channels, self.out_channels, self.up, self.down, self.fused = inputs, outputs, up, down, fused
         self.weight = self.bias = None
@@ -58,7 +67,9 @@ class Conv2d(nn.Module):
             edge = (self.resample_filter.shape[2] - 1) // 2
             fused = self.fused and self.weight is not None
             if self.up:
-                x = F.conv_transpose2d(x, self._filter(x, 4.0), groups=x.shape[1], stride=2, padding=max(edge - pad, 0) if fused else edge)
+                x = F.conv_transpose2d(
+                    x, self._filter(x, 4.0), groups=x.shape[1], stride=2, padding=max(edge - pad, 0) if fused else edge
+                )
                 pad = max(pad - edge, 0) if fused else pad
             elif fused:
                 x = F.conv2d(x, self.weight, padding=pad + edge)
@@ -76,7 +87,9 @@ def _group_norm(channels: int, eps: float = 1e-5) -> nn.GroupNorm:
 
 
 class UNetBlock(nn.Module):
-    """Two 3x3 convolutions, resampling in the first, the embedding added or as scale and shift, attention after them where `heads` > 0."""
+    """Two 3x3 convolutions, resampling in the first, the embedding added or as scale and shift, attention after them
+    where `heads` > 0.
+    """
 
     def __init__(
         self,
@@ -130,7 +143,8 @@ class UNetBlock(nn.Module):
 
 
 class _Levels(nn.Module):
-    """The blocks of a U-Net, down in `enc` and up in `dec`, under their official names; subclasses may add layers of their own to a level.
+    """The blocks of a U-Net, down in `enc` and up in `dec`, under their official names; subclasses may add layers of
+    their own to a level.
 
     Args:
         resolution: edge of the training images.
@@ -223,15 +237,32 @@ class SongUNet(_Levels):
             if value not in known:
                 raise ValueError(f"{name}={value!r} is not one of {', '.join(known)}")
         embedding, noise = model_channels * channel_mult_emb, model_channels * channel_mult_noise
-        self._encoder, self._decoder, self._taps, self._aux, self._out = encoder_type, decoder_type, tuple(resample_filter), in_channels, out_channels
+        self._encoder, self._decoder, self._taps, self._aux, self._out = (
+            encoder_type,
+            decoder_type,
+            tuple(resample_filter),
+            in_channels,
+            out_channels,
+        )
 
         def block(inputs: int, outputs: int, attention: bool = False, **options: bool) -> UNetBlock:
-            settings = dict(dropout=dropout, skip_scale=math.sqrt(0.5), eps=1e-6, taps=self._taps, project_resampled=True, adaptive_scale=False)
+            settings = dict(
+                dropout=dropout,
+                skip_scale=math.sqrt(0.5),
+                eps=1e-6,
+                taps=self._taps,
+                project_resampled=True,
+                adaptive_scale=False,
+            )
             return UNetBlock(inputs, outputs, embedding, heads=int(attention), **settings, **options)
 
         widths = [model_channels * multiplier for multiplier in channel_mult]
-        super().__init__(img_resolution, in_channels, model_channels, widths, num_blocks, tuple(attn_resolutions), True, block)
-        self.map_noise = PositionalEmbedding(noise, endpoint=True) if embedding_type == "positional" else FourierEmbedding(noise)
+        super().__init__(
+            img_resolution, in_channels, model_channels, widths, num_blocks, tuple(attn_resolutions), True, block
+        )
+        self.map_noise = (
+            PositionalEmbedding(noise, endpoint=True) if embedding_type == "positional" else FourierEmbedding(noise)
+        )
         self.map_label = nn.Linear(label_dim, noise) if label_dim else None
         self.map_augment = nn.Linear(augment_dim, noise, bias=False) if augment_dim else None
         self.map_layer0 = nn.Linear(noise, embedding)
@@ -255,9 +286,12 @@ class SongUNet(_Levels):
             self.dec[f"{size}_aux_conv"] = Conv2d(channels, self._out, 3)
 
     def forward(self, x: Tensor, noise_labels: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """Args: `x` (b, c, h, w); `noise_labels` (b,); `class_labels` (b, label_dim), one-hot, for class-conditional networks."""
+        """Args: `x` (b, c, h, w); `noise_labels` (b,); `class_labels` (b, label_dim), one-hot, for class-conditional
+        networks.
+        """
         embedding = self.map_noise(noise_labels)
-        embedding = embedding.reshape(len(embedding), 2, -1).flip(1).reshape(embedding.shape)  # sines first, as in score_sde
+        # sines first, as in score_sde
+        embedding = embedding.reshape(len(embedding), 2, -1).flip(1).reshape(embedding.shape)
         if self.map_label is not None:
             embedding = embedding + self.map_label(class_labels * math.sqrt(self.map_label.in_features))
         embedding = F.silu(self.map_layer1(F.silu(self.map_layer0(embedding))))
@@ -309,12 +343,19 @@ class DhariwalUNet(_Levels):
         label_dropout: float = 0.0,
     ):
         del label_dropout  # of training only
-        embedding, widths = model_channels * channel_mult_emb, [model_channels * multiplier for multiplier in channel_mult]
+        embedding, widths = (
+            model_channels * channel_mult_emb,
+            [model_channels * multiplier for multiplier in channel_mult],
+        )
 
         def block(inputs: int, outputs: int, attention: bool = False, **options: bool) -> UNetBlock:
-            return UNetBlock(inputs, outputs, embedding, heads=outputs // 64 if attention else 0, dropout=dropout, **options)
+            return UNetBlock(
+                inputs, outputs, embedding, heads=outputs // 64 if attention else 0, dropout=dropout, **options
+            )
 
-        super().__init__(img_resolution, in_channels, widths[0], widths, num_blocks, tuple(attn_resolutions), False, block)
+        super().__init__(
+            img_resolution, in_channels, widths[0], widths, num_blocks, tuple(attn_resolutions), False, block
+        )
         self.map_noise = PositionalEmbedding(model_channels)
         self.map_augment = nn.Linear(augment_dim, model_channels, bias=False) if augment_dim else None
         self.map_layer0 = nn.Linear(model_channels, embedding)
@@ -349,7 +390,13 @@ class _Precond(nn.Module):
         if model_type not in _MODELS:
             raise ValueError(f"model_type={model_type!r} is not one of {', '.join(_MODELS)}")
         self.img_resolution, self.img_channels, self.label_dim = img_resolution, img_channels, label_dim
-        self.model = _MODELS[model_type](img_resolution=img_resolution, in_channels=img_channels, out_channels=img_channels, label_dim=label_dim, **model)
+        self.model = _MODELS[model_type](
+            img_resolution=img_resolution,
+            in_channels=img_channels,
+            out_channels=img_channels,
+            label_dim=label_dim,
+            **model,
+        )
         self.size_multiple = self.model.size_multiple
 
     def coefficients(self, sigma: Tensor) -> tuple[Tensor | float, Tensor, Tensor | float, Tensor]:
@@ -357,10 +404,16 @@ class _Precond(nn.Module):
         raise NotImplementedError
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value}" for name, value in vars(self).items() if isinstance(value, int | float) and not name.startswith("_"))
+        return ", ".join(
+            f"{name}={value}"
+            for name, value in vars(self).items()
+            if isinstance(value, int | float) and not name.startswith("_")
+        )
 
     def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """The denoised image E[x_0 | x] for x = x_0 + sigma noise, (b, c, h, w); `class_labels` (b,) int64 or one-hot (b, label_dim), zeros where None."""
+        """The denoised image E[x_0 | x] for x = x_0 + sigma noise, (b, c, h, w); `class_labels` (b,) int64 or one-hot
+        (b, label_dim), zeros where None.
+        """
         sigma = sigma.to(x.dtype).reshape(-1, 1, 1, 1)
         c_skip, c_out, c_in, c_noise = self.coefficients(sigma)
         if self.label_dim and class_labels is None:
@@ -373,7 +426,15 @@ class _Precond(nn.Module):
 class EDMPrecond(_Precond):
     """EDM's own preconditioning."""
 
-    def __init__(self, img_resolution: int, img_channels: int, label_dim: int = 0, sigma_data: float = 0.5, model_type: str = "DhariwalUNet", **model: Any):
+    def __init__(
+        self,
+        img_resolution: int,
+        img_channels: int,
+        label_dim: int = 0,
+        sigma_data: float = 0.5,
+        model_type: str = "DhariwalUNet",
+        **model: Any,
+    ):
         super().__init__(img_resolution, img_channels, label_dim, model_type, model)
         self.sigma_data = sigma_data
 

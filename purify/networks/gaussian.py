@@ -6,9 +6,11 @@ from purify.schedules import Schedule
 
 
 class GaussianNoise(nn.Module):
-    """E[n | x_t] for data N(mean, std^2 I) on the diffusion's scale: sigma (x - alpha mean) / (alpha^2 std^2 + sigma^2).
+    """E[n | x_t] for data N(mean, std^2 I) on the diffusion's scale: sigma (x - alpha mean) / (alpha^2 std^2 +
+    sigma^2).
 
-    Being linear, it makes a purifier affine in the image, with a Jacobian, mean and covariance that can be written down.
+    Being linear, it makes a purifier affine in the image, with a Jacobian, mean and covariance that can be written
+    down.
 
     Args:
         schedule: the forward process.

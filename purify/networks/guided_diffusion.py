@@ -50,13 +50,23 @@ class Downsample(nn.Module):
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions, the time embedding added or as scale and shift; may resample in between."""
 
-    def __init__(self, inputs: int, outputs: int, embedding: int, dropout: float, scale_shift: bool, resample: type[nn.Module] | None = None):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        embedding: int,
+        dropout: float,
+        scale_shift: bool,
+        resample: type[nn.Module] | None = None,
+    ):
         super().__init__()
         self.scale_shift = scale_shift
         self.in_layers = nn.Sequential(_group_norm(inputs), nn.SiLU(), nn.Conv2d(inputs, outputs, 3, padding=1))
         self.resample = resample(inputs, False) if resample else nn.Identity()
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, 2 * outputs if scale_shift else outputs))
-        self.out_layers = nn.Sequential(_group_norm(outputs), nn.SiLU(), nn.Dropout(dropout), _zeroed(nn.Conv2d(outputs, outputs, 3, padding=1)))
+        self.out_layers = nn.Sequential(
+            _group_norm(outputs), nn.SiLU(), nn.Dropout(dropout), _zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
+        )
         self.skip_connection = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
@@ -148,7 +158,9 @@ class ADM(nn.Module):
         self.image_size, self.model_channels, self.num_classes = image_size, model_channels, num_classes
         self.size_multiple = 2 ** (len(channel_mult) - 1)
         embedding = 4 * model_channels
-        self.time_embed = nn.Sequential(nn.Linear(model_channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+        self.time_embed = nn.Sequential(
+            nn.Linear(model_channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
+        )
         if num_classes is not None:
             self.label_emb = nn.Embedding(num_classes, embedding)
 
@@ -156,7 +168,9 @@ class ADM(nn.Module):
             return ResidualBlock(inputs, outputs, embedding, dropout, use_scale_shift_norm, resample)
 
         def attention(channels: int, heads: int) -> AttentionBlock:
-            return AttentionBlock(channels, heads if num_head_channels == -1 else channels // num_head_channels, use_new_attention_order)
+            return AttentionBlock(
+                channels, heads if num_head_channels == -1 else channels // num_head_channels, use_new_attention_order
+            )
 
         widths = [int(multiplier * model_channels) for multiplier in channel_mult]
         channels = widths[0]
@@ -171,10 +185,18 @@ class ADM(nn.Module):
                 self.input_blocks.append(_Stage(*layers))
                 skips.append(channels)
             if level != len(widths) - 1:
-                self.input_blocks.append(_Stage(residual(channels, channels, Downsample) if resblock_updown else Downsample(channels, conv_resample)))
+                self.input_blocks.append(
+                    _Stage(
+                        residual(channels, channels, Downsample)
+                        if resblock_updown
+                        else Downsample(channels, conv_resample)
+                    )
+                )
                 skips.append(channels)
 
-        self.middle_block = _Stage(residual(channels, channels), attention(channels, num_heads), residual(channels, channels))
+        self.middle_block = _Stage(
+            residual(channels, channels), attention(channels, num_heads), residual(channels, channels)
+        )
 
         self.output_blocks = nn.ModuleList()
         for level, width in reversed(list(enumerate(widths))):
@@ -184,16 +206,23 @@ class ADM(nn.Module):
                 if 2**level in attention_resolutions:
                     layers.append(attention(channels, num_heads if num_heads_upsample == -1 else num_heads_upsample))
                 if level and i == num_res_blocks:
-                    layers.append(residual(channels, channels, Upsample) if resblock_updown else Upsample(channels, conv_resample))
+                    layers.append(
+                        residual(channels, channels, Upsample) if resblock_updown else Upsample(channels, conv_resample)
+                    )
                 self.output_blocks.append(_Stage(*layers))
-        self.out = nn.Sequential(_group_norm(channels), nn.SiLU(), _zeroed(nn.Conv2d(channels, out_channels, 3, padding=1)))
+        self.out = nn.Sequential(
+            _group_norm(channels), nn.SiLU(), _zeroed(nn.Conv2d(channels, out_channels, 3, padding=1))
+        )
 
     def forward(self, x: Tensor, labels: Tensor, y: Tensor | None = None) -> Tensor:
-        """Args: `x` (b, c, h, w); `labels` (b,), the index of the noise level, may be fractional; `y` (b,) int64, the classes of a class-conditional
-        network. Returns (b, out_channels, h, w).
+        """Args: `x` (b, c, h, w); `labels` (b,), the index of the noise level, may be fractional; `y` (b,) int64, the
+        classes of a class-conditional network. Returns (b, out_channels, h, w).
         """
         if (y is None) != (self.num_classes is None):
-            raise ValueError(f"a network with num_classes={self.num_classes} takes {'no class labels' if self.num_classes is None else 'class labels y'}")
+            raise ValueError(
+                f"a network with num_classes={self.num_classes} takes"
+                f" {'no class labels' if self.num_classes is None else 'class labels y'}"
+            )
         embedding = self.time_embed(timestep_embedding(labels.to(x.dtype), self.model_channels))
         if y is not None:
             embedding = embedding + self.label_emb(y)

@@ -1,7 +1,9 @@
-"""NCSN++ and DDPM++, the networks of score_sde (Song et al. 2021, arXiv 2011.13456, appendix H), under their official parameter names.
+"""NCSN++ and DDPM++, the networks of score_sde (Song et al. 2021, arXiv 2011.13456, appendix H), under their official
+parameter names.
 
-The official implementation keeps its layers in one list, `all_modules`, in the order in which they are built; checkpoints carry that
-numbering, so the layers are built in the same order here, and the forward pass takes them off the list in that order.
+The official implementation keeps its layers in one list, `all_modules`, in the order in which they are built;
+checkpoints carry that numbering, so the layers are built in the same order here, and the forward pass takes them off
+the list in that order.
 """
 
 import math
@@ -53,14 +55,19 @@ class FourierEmbedding(nn.Module):
         self.W = nn.Parameter(torch.randn(channels) * scale, requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        angles = x[:, None] * self.W * 2 * math.pi  # in this order: float32 rounding of large angles shows in the output
+        # in this order: float32 rounding of large angles shows in the output
+        angles = x[:, None] * self.W * 2 * math.pi
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 def positional_embedding(labels: Tensor, channels: int) -> Tensor:
-    """(b,) -> (b, channels): sines, then cosines, at frequencies from 1 down to 1/10000 (Vaswani et al. 2017, as in DDPM)."""
+    """(b,) -> (b, channels): sines, then cosines, at frequencies from 1 down to 1/10000 (Vaswani et al. 2017, as in
+    DDPM).
+    """
     half = channels // 2
-    frequencies = torch.exp(-math.log(10000.0) / (half - 1) * torch.arange(half, dtype=labels.dtype, device=labels.device))
+    frequencies = torch.exp(
+        -math.log(10000.0) / (half - 1) * torch.arange(half, dtype=labels.dtype, device=labels.device)
+    )
     angles = labels[:, None] * frequencies
     return F.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, channels % 2))
 
@@ -132,11 +139,18 @@ def _resampled(x: Tensor, up: bool, taps: tuple[float, ...] | None) -> Tensor:
 
 
 class ResidualBlock(nn.Module):
-    """Either official residual block. "ddpm" never resamples and projects its shortcut by a `NIN`; "biggan" may resample inside."""
+    """Either official residual block. "ddpm" never resamples and projects its shortcut by a `NIN`; "biggan" may
+    resample inside.
+    """
 
     def __init__(self, kind: str, inputs: int, outputs: int, settings: "_Settings", resample: str | None = None):
         super().__init__()
-        self.activation, self.rescale, self.resample, self.taps = settings.activation, settings.rescale, resample, settings.taps
+        self.activation, self.rescale, self.resample, self.taps = (
+            settings.activation,
+            settings.rescale,
+            resample,
+            settings.taps,
+        )
         self.GroupNorm_0 = _group_norm(inputs)
         self.Conv_0 = _conv3x3(inputs, outputs)
         if settings.conditional:
@@ -282,8 +296,9 @@ class NCSNpp(nn.Module):
             yield _conv3x3(channels, image_channels, settings.init_scale)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Args: `x` (b, c, h, w), in [-1, 1] at no noise where `centered`, else [0, 1]; `labels` (b,): sigma with the Fourier embedding,
-        else the index of the noise level, which may be fractional (999 t for the continuous VP models). Returns the shape of `x`.
+        """Args: `x` (b, c, h, w), in [-1, 1] at no noise where `centered`, else [0, 1]; `labels` (b,): sigma with the
+        Fourier embedding, else the index of the noise level, which may be fractional (999 t for the continuous VP
+        models). Returns the shape of `x`.
         """
         layers = iter(self.all_modules)
         labels = labels.to(x.dtype)
@@ -337,7 +352,9 @@ class NCSNpp(nn.Module):
         return h / sigmas[:, None, None, None] if self.scale_by_sigma else h
 
     def _block_arguments(self, embedding: Tensor | None) -> tuple[Tensor | None, ...]:
-        """What a resampling layer takes beside its input: "biggan" resamples in residual blocks, "ddpm" in plain layers."""
+        """What a resampling layer takes beside its input: "biggan" resamples in residual blocks, "ddpm" in plain
+        layers.
+        """
         return () if self.kind == "ddpm" else (embedding,)
 
     def _normalised_convolution(self, layers: Iterator[nn.Module], h: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """A noise-conditional U-Net for small images that is cheap on a CPU.
 
-The layout is that of Ho et al. (2020, arXiv 2006.11239) with the scale-and-shift time conditioning of Dhariwal & Nichol (2021,
-arXiv 2105.05233). What differs is the stem: a space-to-depth rearrangement folds `stem` x `stem` pixels into channels, so that no
-convolution runs at full resolution, where narrow layers spend their time on memory traffic instead of arithmetic.
+The layout is that of Ho et al. (2020, arXiv 2006.11239) with the scale-and-shift time conditioning of Dhariwal & Nichol
+(2021, arXiv 2105.05233). What differs is the stem: a space-to-depth rearrangement folds `stem` x `stem` pixels into
+channels, so that no convolution runs at full resolution, where narrow layers spend their time on memory traffic instead
+of arithmetic.
 """
 
 import math
@@ -78,13 +79,14 @@ class SmallUNet(nn.Module):
     Args:
         channels: channels of the images, in and out.
         base_channels: width of the first level.
-        multipliers: width of each level as a multiple of `base_channels`; each level after the first halves the resolution.
+        multipliers: width of each level as a multiple of `base_channels`; each level after the first halves the
+            resolution.
         blocks: residual blocks per level on the way down (one more on the way up).
         stem: edge of the pixel block folded into channels, 1 for none.
         attention: self-attention at the lowest resolution.
 
-    The output has the input's shape; what it means (noise, v, ...) is the `ScoreModel`'s business. Height and width must be multiples of
-    `size_multiple`.
+    The output has the input's shape; what it means (noise, v, ...) is the `ScoreModel`'s business. Height and width
+    must be multiples of `size_multiple`.
     """
 
     def __init__(
@@ -101,7 +103,9 @@ class SmallUNet(nn.Module):
         embedding = 4 * base_channels
         self.channels = channels
         self.size_multiple = stem * 2 ** (len(widths) - 1)
-        self.embed = nn.Sequential(nn.Linear(embedding, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
+        self.embed = nn.Sequential(
+            nn.Linear(embedding, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
+        )
         self.embedding_channels = embedding
         self.fold = nn.PixelUnshuffle(stem)
         self.unfold = nn.PixelShuffle(stem)
@@ -138,7 +142,9 @@ class SmallUNet(nn.Module):
         self.to(memory_format=torch.channels_last)  # the faster layout on CPUs
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """Args: `x` (b, channels, h, w), float, about unit scale; `t` (b,), continuous time in [0, 1]. Returns the shape of `x`."""
+        """Args: `x` (b, channels, h, w), float, about unit scale; `t` (b,), continuous time in [0, 1]. Returns the
+        shape of `x`.
+        """
         embedding = self.embed(timestep_embedding(t, self.embedding_channels).to(x.dtype))
         h = self.conv_in(self.fold(x))
         skips = [h]

@@ -18,18 +18,22 @@ _LARGEST = 0.1
 class ADP(Purifier):
     """Noise, then deterministic steps x + alpha g(x) along the score, each as long as the curvature along it allows.
 
-    With a probe x' = x + delta g(x), alpha = lam delta / (1 - <g(x), g(x')> / <g(x), g(x)>), at most 0.1; an image whose alpha falls to `stop`, or along whose
-    score the density is not concave, is done. For Gaussian data a step goes the share `lam` of the way to the mean.
+    With a probe x' = x + delta g(x), alpha = lam delta / (1 - <g(x), g(x')> / <g(x), g(x)>), at most 0.1; an image
+    whose alpha falls to `stop`, or along whose score the density is not concave, is done. For Gaussian data a step goes
+    the share `lam` of the way to the mean.
 
-    g is the score times its noise level, minus the predicted noise, which is what the authors' network returns. Theirs is not told a noise level, and keeps its
-    length as the noise falls; a diffusion model is asked at one level throughout, by default that of the noise which was added. So the defaults are those of
-    the authors' configuration for CIFAR-10 but for `lam`: their 0.05 would leave 0.95^10 = 60 % of the noise here, 0.2 leaves 11 %. They average the logits of
-    ten runs: `DefendedClassifier(..., copies=10)`. Images are not clamped between the steps, a clamp would hide gradients.
+    g is the score times its noise level, minus the predicted noise, which is what the authors' network returns. Theirs
+    is not told a noise level, and keeps its length as the noise falls; a diffusion model is asked at one level
+    throughout, by default that of the noise which was added. So the defaults are those of the authors' configuration
+    for CIFAR-10 but for `lam`: their 0.05 would leave 0.95^10 = 60 % of the noise here, 0.2 leaves 11 %. They average
+    the logits of ten runs: `DefendedClassifier(..., copies=10)`. Images are not clamped between the steps, a clamp
+    would hide gradients.
 
     Args:
         score: the score model.
         steps: the most steps; each costs two network evaluations.
-        gradient: "exact", "backprop" or "bpda"; see `purify.gradients`. The first two differentiate the lengths of the steps too.
+        gradient: "exact", "backprop" or "bpda"; see `purify.gradients`. The first two differentiate the lengths of the
+            steps too.
         sigma: standard deviation of the noise, on images in [0, 1].
         level: noise level at which the network is asked, as a standard deviation on images in [0, 1].
         lam: share of the way to the maximum along the score.
@@ -79,7 +83,8 @@ class ADP(Purifier):
 
     def extra_repr(self) -> str:
         return (
-            f"steps={self.steps}, gradient={self.gradient!r}, sigma={self.sigma}, level={self.level}, lam={self.lam}, delta={self.delta:g}, stop={self.stop:g}"
+            f"steps={self.steps}, gradient={self.gradient!r}, sigma={self.sigma}, level={self.level}, lam={self.lam},"
+            f" delta={self.delta:g}, stop={self.stop:g}"
         )
 
 

@@ -16,19 +16,25 @@ from purify.solvers.grids import Times
 
 
 class Trajectory(NamedTuple):
-    """What a purifier, or a defended classifier, returns and what it passes through, at p points evenly spaced over the steps, both ends included.
+    """What a purifier, or a defended classifier, returns and what it passes through, at p points evenly spaced over the
+    steps, both ends included.
 
-    Every tensor is differentiable in the input. States and estimates are on the scale of images in [0, 1], of which noise leaves them free to stray.
+    Every tensor is differentiable in the input. States and estimates are on the scale of images in [0, 1], of which
+    noise leaves them free to stray.
     """
 
     result: Tensor
     """What `forward` returns: images, or logits."""
     noised: Tensor
-    """(p, b, c, h, w): the forward process at the points' times, by the same noise throughout. Where a scheme adds none, the image itself."""
+    """(p, b, c, h, w): the forward process at the points' times, by the same noise throughout. Where a scheme adds
+    none, the image itself.
+    """
     states: Tensor
     """(p, b, c, h, w): the way back. The first state equals the first noised image."""
     estimates: Tensor | None
-    """What `forward` would return if the model jumped from each point but the last to its clean image E[x_0 | state], (p - 1, *result.shape), if asked for."""
+    """What `forward` would return if the model jumped from each point but the last to its clean image E[x_0 | state],
+    (p - 1, *result.shape), if asked for.
+    """
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,9 @@ class Path:
 
     solver: Solver
     noised: Callable[[Tensor, int], Tensor]
-    """(image, i) -> the forward process at the time of the state after i steps; at i = 0 the state that the solver starts from."""
+    """(image, i) -> the forward process at the time of the state after i steps; at i = 0 the state that the solver
+    starts from.
+    """
     times: Times
     """Of the states, solver.steps + 1, see `purify.grids`."""
 
@@ -49,7 +57,8 @@ class Path:
 class Purifier(nn.Module):
     """Images in [0, 1] in, images in about [0, 1] out (not clamped: a clamp would hide gradients).
 
-    A subclass implements `path` and has its mode of differentiation in `gradient`, or implements `purify` and offers no trajectory.
+    A subclass implements `path` and has its mode of differentiation in `gradient`, or implements `purify` and offers no
+    trajectory.
 
     Args:
         score: the score model; frozen or not, it is never altered.
@@ -73,8 +82,8 @@ class Purifier(nn.Module):
 
         Args:
             x: (b, c, h, w), floating point, in [0, 1].
-            keys: (b,) int64 from `noise_keys`: each image's randomness. None draws fresh keys from the module's own counter, so every call
-                is random and a program run twice repeats itself.
+            keys: (b,) int64 from `noise_keys`: each image's randomness. None draws fresh keys from the module's own
+                counter, so every call is random and a program run twice repeats itself.
 
         Returns:
             (b, c, h, w), dtype and device of `x`, in about [0, 1].
@@ -89,13 +98,15 @@ class Purifier(nn.Module):
         return self.score.to_unit(self.purify(self.score.from_unit(x), keys))
 
     def trajectory(self, x: Tensor, keys: Tensor | None = None, points: int = 4, estimates: bool = False) -> Trajectory:
-        """As `forward`, with the states on the way: for attacks that look inside. Gradients are exact, the memory that of `forward` and of what is returned.
+        """As `forward`, with the states on the way: for attacks that look inside. Gradients are exact, the memory that
+        of `forward` and of what is returned.
 
         Args:
             x: as for `forward`.
             keys: as for `forward`.
             points: how many states, from 2; every one where there are fewer.
-            estimates: whether to compute the clean images that the states stand for too: one more network evaluation for each.
+            estimates: whether to compute the clean images that the states stand for too: one more network evaluation
+                for each.
 
         Raises:
             ValueError: as `forward`; too few points; a gradient mode other than "exact" and "backprop".
@@ -113,16 +124,27 @@ class Purifier(nn.Module):
         clean = None
         if estimates:
             denoisers = [_Denoiser(self.score, path.times[stop]) for stop in stops[:-1]]
-            clean = torch.stack([gradients.solve(d, _same, state, keys, self.gradient) for d, state in zip(denoisers, states[:-1], strict=True)])
-        return Trajectory(unit(states[-1]), unit(noised), unit(torch.stack(states)), None if clean is None else unit(clean))
+            clean = torch.stack(
+                [
+                    gradients.solve(d, _same, state, keys, self.gradient)
+                    for d, state in zip(denoisers, states[:-1], strict=True)
+                ]
+            )
+        return Trajectory(
+            unit(states[-1]), unit(noised), unit(torch.stack(states)), None if clean is None else unit(clean)
+        )
 
     def purify(self, x: Tensor, keys: Tensor) -> Tensor:
-        """`forward` on the diffusion's scale: `x` (b, c, h, w) in `score.value_range`, `keys` (b,) int64 on the same device."""
+        """`forward` on the diffusion's scale: `x` (b, c, h, w) in `score.value_range`, `keys` (b,) int64 on the same
+        device.
+        """
         path = self.path(x, keys)
         return gradients.solve(path.solver, path.start, x, keys, self.gradient)
 
     def path(self, x: Tensor, keys: Tensor) -> Path:
-        """How images of the shape, dtype and device of `x`, on the diffusion's scale, are purified under `keys` (b,) int64."""
+        """How images of the shape, dtype and device of `x`, on the diffusion's scale, are purified under `keys` (b,)
+        int64.
+        """
         raise ValueError(f"{type(self).__name__} does not tell its states on the way: it has no trajectory")
 
     def _fresh_keys(self, x: Tensor) -> Tensor:
@@ -156,7 +178,10 @@ def check_gradient(gradient: str, has_adjoint: bool) -> None:
     """Raises ValueError for an unknown mode, or an adjoint that the solver does not have."""
     choose("gradient", gradient, gradients.MODES)
     if gradient == "adjoint" and not has_adjoint:
-        raise ValueError('gradient="adjoint" needs a solver that has one (torchsde\'s euler and milstein in fixed steps, torchdiffeq); use gradient="exact"')
+        raise ValueError(
+            'gradient="adjoint" needs a solver that has one (torchsde\'s euler and milstein in fixed steps,'
+            ' torchdiffeq); use gradient="exact"'
+        )
 
 
 def check_steps(steps: int) -> None:

@@ -6,7 +6,8 @@ from purify.solvers.grids import time_grid
 
 
 def chain_times(score: ScoreModel, t_star: float, steps: int) -> tuple[float, ...]:
-    """steps + 1 times of the score model's schedule from `t_star` down to 0, multiples of 1/1000 as equally spaced as integers can be.
+    """steps + 1 times of the score model's schedule from `t_star` down to 0, multiples of 1/1000 as equally spaced as
+    integers can be.
 
     Args:
         score: the score model, of a variance-preserving process.
@@ -19,6 +20,12 @@ def chain_times(score: ScoreModel, t_star: float, steps: int) -> tuple[float, ..
     check_steps(steps)
     if not 0 < t_star <= score.t_max:
         raise ValueError(f"t_star must lie in (0, t_max={score.t_max:g}], got {t_star}")
-    if any(abs(score.schedule.alpha(t) ** 2 + score.schedule.sigma(t) ** 2 - 1) > 1e-6 for t in (t_star, score.schedule.t_max)):
-        raise ValueError(f"steps of DDPM's chain are times of a variance-preserving schedule; this score model has {score.schedule}: use DiffPure for it")
+    if any(
+        abs(score.schedule.alpha(t) ** 2 + score.schedule.sigma(t) ** 2 - 1) > 1e-6
+        for t in (t_star, score.schedule.t_max)
+    ):
+        raise ValueError(
+            f"steps of DDPM's chain are times of a variance-preserving schedule; this score model has {score.schedule}:"
+            " use DiffPure for it"
+        )
     return tuple(time_grid(t_star, 0.0, steps, "chain"))

@@ -1,4 +1,6 @@
-"""Gradual noise scheduling (Lee & Kim, ICCV 2023, arXiv 2303.09051, "Robust evaluation of diffusion-based adversarial purification")."""
+"""Gradual noise scheduling (Lee & Kim, ICCV 2023, arXiv 2303.09051, "Robust evaluation of diffusion-based adversarial
+purification").
+"""
 
 from purify.gradients import GradientMode
 from purify.purifiers.chain import chain_times
@@ -11,9 +13,10 @@ from purify.solvers.grids import CHAIN_LENGTH
 class Gradual(Sequential):
     """Diffusions and ancestral ways back in turn, with more noise from stage to stage.
 
-    The defaults are those of the authors' script for CIFAR-10: 30 steps of DDPM's chain four times, 50 twice and 125 twice, each with an evaluation for every
-    step of the chain, 470 in all; their label is the majority of ten draws, here `DefendedClassifier(...).predict(x, votes=10)`, or, differentiably,
-    `DefendedClassifier(..., copies=10)`. Their attack goes through a surrogate: stages=(30, 50, 125), steps=(1, 1, 5).
+    The defaults are those of the authors' script for CIFAR-10: 30 steps of DDPM's chain four times, 50 twice and 125
+    twice, each with an evaluation for every step of the chain, 470 in all; their label is the majority of ten draws,
+    here `DefendedClassifier(...).predict(x, votes=10)`, or, differentiably, `DefendedClassifier(..., copies=10)`. Their
+    attack goes through a surrogate: stages=(30, 50, 125), steps=(1, 1, 5).
 
     Args:
         score: the score model, of a variance-preserving process (theirs is DDPM's chain with betas 1e-4 to 0.02).
@@ -40,7 +43,11 @@ class Gradual(Sequential):
         for stage, count in zip(stages, steps, strict=True):
             chain_times(score, stage / CHAIN_LENGTH, count)
         super().__init__(
-            [DiffPure(score, stage / CHAIN_LENGTH, count, gradient, "ancestral", grid="chain") for stage, count in zip(stages, steps, strict=True)], seed
+            [
+                DiffPure(score, stage / CHAIN_LENGTH, count, gradient, "ancestral", grid="chain")
+                for stage, count in zip(stages, steps, strict=True)
+            ],
+            seed,
         )
         self.stages = tuple(stages)
         self.steps = tuple(steps)

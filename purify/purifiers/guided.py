@@ -25,26 +25,29 @@ Variance = Literal["small", "large"]
 class GDMP(Purifier):
     """Passes of diffusion to t_star and ancestral steps back that are pulled towards the image which is purified.
 
-    A step from x_t adds v s grad(-D(x_t, y_t)) to its mean, with v its variance and the image y, by default diffused to t with fresh noise. D is
-    the mean squared error, or minus the structural similarity. The published strength, which is used here, is s = 3 scale sigma_t / (2 epsilon alpha_t) with
-    the attack's budget epsilon on [0, 1]. The pull is differentiated in full, in the state and in the image.
+    A step from x_t adds v s grad(-D(x_t, y_t)) to its mean, with v its variance and the image y, by default diffused to
+    t with fresh noise. D is the mean squared error, or minus the structural similarity. The published strength, which
+    is used here, is s = 3 scale sigma_t / (2 epsilon alpha_t) with the attack's budget epsilon on [0, 1]. The pull is
+    differentiated in full, in the state and in the image.
 
-    The defaults are those of the published configuration for CIFAR-10 (36 steps, 4 passes, MSE, scale 60000, epsilon 8/255). ImageNet's: t_star=0.18, steps=45,
-    passes=1, epsilon=4/255, scale=1000, target="clean", guidance="ssim" or "mse", with a learned variance, which is not offered.
+    The defaults are those of the published configuration for CIFAR-10 (36 steps, 4 passes, MSE, scale 60000, epsilon
+    8/255). ImageNet's: t_star=0.18, steps=45, passes=1, epsilon=4/255, scale=1000, target="clean", guidance="ssim" or
+    "mse", with a learned variance, which is not offered.
 
-    D is the mean over the pixels of each image, on the diffusion's scale [-1, 1]. The published code takes the mean over a whole batch, so that its pull
-    shrinks with the batch: with batches of 100 it is that of scale=600 here. A step goes the share 2 v s / (c h w) of the way to y_t for the MSE, 0.2 for the
-    first one of the default on 3 x 32 x 32 pixels; beyond 2 it overshoots and grows, so smaller images and larger t_star need a smaller scale. Other
-    differences: the predicted clean image is not clamped, a clamp would hide gradients; the first state has the noise of the chain's step that the way back
-    begins with, not one more.
+    D is the mean over the pixels of each image, on the diffusion's scale [-1, 1]. The published code takes the mean
+    over a whole batch, so that its pull shrinks with the batch: with batches of 100 it is that of scale=600 here. A
+    step goes the share 2 v s / (c h w) of the way to y_t for the MSE, 0.2 for the first one of the default on 3 x 32 x
+    32 pixels; beyond 2 it overshoots and grows, so smaller images and larger t_star need a smaller scale. Other
+    differences: the predicted clean image is not clamped, a clamp would hide gradients; the first state has the noise
+    of the chain's step that the way back begins with, not one more.
 
     Args:
         score: the score model, of a variance-preserving process.
         t_star: time to diffuse to, a multiple of 1/1000: steps of DDPM's chain.
         steps: network evaluations on the way back of a pass.
         gradient: "exact", "backprop" or "bpda"; see `purify.gradients`. The first two differentiate the guidance too.
-        passes: how often to diffuse and to go back, always pulled towards the image that came in; in a `Sequential` of several GDMPs the later ones are pulled
-            towards what the earlier ones return.
+        passes: how often to diffuse and to go back, always pulled towards the image that came in; in a `Sequential` of
+            several GDMPs the later ones are pulled towards what the earlier ones return.
         guidance: "mse", "ssim", or "none".
         scale: strength of the guidance.
         epsilon: the attack's Linf budget on [0, 1], which the strength is divided by.
@@ -53,7 +56,8 @@ class GDMP(Purifier):
         seed: of the fresh randomness of calls without keys.
 
     Raises:
-        ValueError: an argument out of range or unknown, at construction; a scale that is too large for the images, at the latest when they come.
+        ValueError: an argument out of range or unknown, at construction; a scale that is too large for the images, at
+            the latest when they come.
     """
 
     def __init__(
@@ -103,14 +107,16 @@ class GDMP(Purifier):
         share = 2 * _Passes(self).strength(0) / math.prod(shape)
         if self.guidance == "mse" and share > 2:
             raise ValueError(
-                f"scale={self.scale:g} pulls {share:.3g} of the way to the image in the first step, beyond 2 that grows without bound: for images of shape "
-                f"{tuple(shape)} and these steps take a scale of at most {2 * self.scale / share:g}"
+                f"scale={self.scale:g} pulls {share:.3g} of the way to the image in the first step, beyond 2 that grows"
+                f" without bound: for images of shape {tuple(shape)} and these steps take a scale of at most"
+                f" {2 * self.scale / share:g}"
             )
 
     def extra_repr(self) -> str:
         return (
-            f"t_star={self.t_star}, steps={self.steps}, gradient={self.gradient!r}, passes={self.passes}, guidance={self.guidance!r}, scale={self.scale:g}, "
-            f"epsilon={self.epsilon:g}, target={self.target!r}, variance={self.variance!r}"
+            f"t_star={self.t_star}, steps={self.steps}, gradient={self.gradient!r}, passes={self.passes},"
+            f" guidance={self.guidance!r}, scale={self.scale:g}, epsilon={self.epsilon:g}, target={self.target!r},"
+            f" variance={self.variance!r}"
         )
 
 
@@ -144,7 +150,11 @@ class _Passes(Stepping):
         """What the pull is multiplied by in step `inner` of a pass."""
         levels, settings = self.levels, self.settings
         kept = levels.ratio(inner + 1) / levels.ratio(inner)
-        variance = levels.transition(inner)[1] ** 2 if settings.variance == "large" else levels.sigma(inner + 1) ** 2 * (1 - kept**2)
+        variance = (
+            levels.transition(inner)[1] ** 2
+            if settings.variance == "large"
+            else levels.sigma(inner + 1) ** 2 * (1 - kept**2)
+        )
         return variance * 3 * settings.scale * levels.ratio(inner) / (2 * settings.epsilon)
 
     def _pull(self, inner: int, state: Tensor, image: Tensor, keys: Tensor) -> Tensor:
@@ -156,9 +166,11 @@ class _Passes(Stepping):
 
 
 def ssim(x: Tensor, y: Tensor) -> Tensor:
-    """Mean structural similarity of each pair of images (Wang et al. 2004), with the constants of the code that GDMP uses.
+    """Mean structural similarity of each pair of images (Wang et al. 2004), with the constants of the code that GDMP
+    uses.
 
-    Gaussian windows of 11 x 11 pixels with deviation 1.5, zeros beyond the border, C1 = 0.01^2 and C2 = 0.03^2 whatever the range of the pixels.
+    Gaussian windows of 11 x 11 pixels with deviation 1.5, zeros beyond the border, C1 = 0.01^2 and C2 = 0.03^2 whatever
+    the range of the pixels.
 
     Args:
         x: (b, c, h, w).
@@ -179,5 +191,7 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
     mean_x, mean_y = local(x), local(y)
     var_x, var_y, covariance = local(x * x) - mean_x**2, local(y * y) - mean_y**2, local(x * y) - mean_x * mean_y
     c1, c2 = 0.01**2, 0.03**2
-    similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
+    similarity = (
+        (2 * mean_x * mean_y + c1) * (2 * covariance + c2) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
+    )
     return similarity.flatten(1).mean(1)

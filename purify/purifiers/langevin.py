@@ -1,4 +1,6 @@
-"""DiffPure's LD-SDE variant (Nie et al. 2022, arXiv 2205.07460, appendix): Langevin dynamics around the image, without noising it first."""
+"""DiffPure's LD-SDE variant (Nie et al. 2022, arXiv 2205.07460, appendix): Langevin dynamics around the image, without
+noising it first.
+"""
 
 from torch import Tensor
 
@@ -10,15 +12,16 @@ from purify.solvers.torchsde import SDESolver
 
 
 class Langevin(Purifier):
-    """Starts at the image and integrates `purify.solvers.sde.LangevinSDE`, whose drift pulls back to it: a guided scheme.
+    """Starts at the image and integrates `purify.solvers.sde.LangevinSDE`, whose drift pulls back to it: a guided
+    scheme.
 
     The defaults are the published ones, by Euler; their length in pseudo-time is `steps * ds`.
 
     Args:
         score: the score model.
         steps: network evaluations.
-        gradient: "exact", "backprop", "adjoint" or "bpda"; see `purify.gradients`. All but the last differentiate the pull towards the image too,
-            which the published adjoint left out.
+        gradient: "exact", "backprop", "adjoint" or "bpda"; see `purify.gradients`. All but the last differentiate the
+            pull towards the image too, which the published adjoint left out.
         ds: pseudo-time of a step.
         t: noise level at which the score is taken, in (0, score.t_max].
         lam: speed lambda of the dynamics.
@@ -63,4 +66,7 @@ class Langevin(Purifier):
         return Path(SDESolver(sde), lambda image, step: image, (self.t,) * (self.steps + 1))
 
     def extra_repr(self) -> str:
-        return f"steps={self.steps}, gradient={self.gradient!r}, ds={self.ds}, t={self.t}, lam={self.lam}, sigma2={self.sigma2}, eta={self.eta}"
+        return (
+            f"steps={self.steps}, gradient={self.gradient!r}, ds={self.ds}, t={self.t}, lam={self.lam},"
+            f" sigma2={self.sigma2}, eta={self.eta}"
+        )

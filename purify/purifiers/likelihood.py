@@ -1,4 +1,6 @@
-"""Likelihood maximisation (Chen et al., ICML 2024, arXiv 2305.15241, "Robust classification via a single diffusion model")."""
+"""Likelihood maximisation (Chen et al., ICML 2024, arXiv 2305.15241, "Robust classification via a single diffusion
+model").
+"""
 
 import math
 
@@ -20,19 +22,23 @@ _EPSILON = 1e-8
 
 
 class Likelihood(Purifier):
-    """Moves the image within an Linf ball to where a diffusion model finds it likelier: the first half of the robust diffusion classifier.
+    """Moves the image within an Linf ball to where a diffusion model finds it likelier: the first half of the robust
+    diffusion classifier.
 
-    Every step estimates the diffusion loss E |E[x_0 | x_t] - x_0|^2 by one draw of noise at one noise level, uniform in [sigma_min, sigma_max], and descends by
-    Adam. The second half is `purify.DiffusionClassifier`; any classifier will do.
+    Every step estimates the diffusion loss E |E[x_0 | x_t] - x_0|^2 by one draw of noise at one noise level, uniform in
+    [sigma_min, sigma_max], and descends by Adam. The second half is `purify.DiffusionClassifier`; any classifier will
+    do.
 
-    Defaults: 5 steps of 0.1 and levels from 0.4 to 0.6 are the authors' code; so is Adam, with decays 0.9 and 0.999, whose 1e-8 is added inside the root here,
-    to have a derivative everywhere. The ball of 8/255 is the paper's; their code has none that binds (eta=1 here). A step of Adam is about
-    0.1 for every pixel, more than the ball: most pixels end on its surface, and the gradient of those is that of the image alone.
+    Defaults: 5 steps of 0.1 and levels from 0.4 to 0.6 are the authors' code; so is Adam, with decays 0.9 and 0.999,
+    whose 1e-8 is added inside the root here, to have a derivative everywhere. The ball of 8/255 is the paper's; their
+    code has none that binds (eta=1 here). A step of Adam is about 0.1 for every pixel, more than the ball: most pixels
+    end on its surface, and the gradient of those is that of the image alone.
 
     Args:
         score: the score model; for a class-conditional classifier to follow, an unconditional one, as theirs.
         steps: steps; each costs one network evaluation and one backward pass.
-        gradient: "exact", "backprop" or "bpda"; see `purify.gradients`. The first two take second derivatives of the network.
+        gradient: "exact", "backprop" or "bpda"; see `purify.gradients`. The first two take second derivatives of the
+            network.
         eta: radius of the ball, on images in [0, 1].
         step_size: of Adam, on images in [-1, 1].
         sigma_min: lowest noise level, as sigma / alpha on images in [-1, 1].
@@ -64,7 +70,10 @@ class Likelihood(Purifier):
         low, high = score.value_range
         self.half_width = (high - low) / 2
         if not 0 < sigma_min <= sigma_max < math.inf:
-            raise ValueError(f"sigma_min and sigma_max must be noise levels with 0 < sigma_min <= sigma_max, got {sigma_min} and {sigma_max}")
+            raise ValueError(
+                f"sigma_min and sigma_max must be noise levels with 0 < sigma_min <= sigma_max, got {sigma_min} and"
+                f" {sigma_max}"
+            )
         for name, level in (("sigma_min", sigma_min), ("sigma_max", sigma_max)):
             smoothing_time(score, level / 2, f"half of {name}")  # the network must know both
         self.steps, self.gradient = steps, gradient
@@ -99,8 +108,13 @@ class _Adam(Stepping):
         own = derive_keys(keys, index, 0, Purpose.ROUND)
         with sdpa_kernel(SDPBackend.MATH):  # the fused attention kernels have no second derivative
             slope = torch.func.grad(lambda y: self.loss(y, own).sum())(x)
-        first, second = (decay * average + (1 - decay) * new for decay, average, new in zip(_DECAYS, (first, second), (slope, slope * slope), strict=True))
-        mean, square = (average / (1 - decay ** (index + 1)) for decay, average in zip(_DECAYS, (first, second), strict=True))
+        first, second = (
+            decay * average + (1 - decay) * new
+            for decay, average, new in zip(_DECAYS, (first, second), (slope, slope * slope), strict=True)
+        )
+        mean, square = (
+            average / (1 - decay ** (index + 1)) for decay, average in zip(_DECAYS, (first, second), strict=True)
+        )
         settings = self.settings
         moved = x - settings.step_size * settings.half_width * mean / (square + _EPSILON**2).sqrt()
         radius = settings.eta * 2 * settings.half_width

@@ -11,11 +11,13 @@ from purify.solvers import Heun
 
 
 class PurifyPlusPlus(DiffPure):
-    """EDM's way back: few Heun steps of the probability-flow ODE, with randomness in a measured amount, for a network trained as EDM's.
+    """EDM's way back: few Heun steps of the probability-flow ODE, with randomness in a measured amount, for a network
+    trained as EDM's.
 
-    The paper's three choices are an EDM network, Heun's method with few evaluations, and a mixture of the ODE with Langevin noise. Its own numbers are not
-    known here: the defaults are DiffPure's t_star, ten Heun steps (19 evaluations), and for the noise EDM's sampler with its settings for CIFAR-10 (Karras
-    et al. 2022, arXiv 2206.00364, table 5). S_churn is the amount of noise, 0 leaves the ODE.
+    The paper's three choices are an EDM network, Heun's method with few evaluations, and a mixture of the ODE with
+    Langevin noise. Its own numbers are not known here: the defaults are DiffPure's t_star, ten Heun steps (19
+    evaluations), and for the noise EDM's sampler with its settings for CIFAR-10 (Karras et al. 2022, arXiv 2206.00364,
+    table 5). S_churn is the amount of noise, 0 leaves the ODE.
 
     Args:
         score: the score model, EDM's or any other.
@@ -26,7 +28,8 @@ class PurifyPlusPlus(DiffPure):
         S_tmin: lowest noise level to churn at, as sigma / alpha.
         S_tmax: highest noise level to churn at, as sigma / alpha.
         S_noise: standard deviation of the churned normals.
-        time: whose time t_star is: "vp" (default), DiffPure's, or "own", the score model's, which for EDM's schedule is the noise level.
+        time: whose time t_star is: "vp" (default), DiffPure's, or "own", the score model's, which for EDM's schedule is
+            the noise level.
         t_end: where to stop, in that time.
         seed: of the fresh randomness of calls without keys.
 
@@ -49,4 +52,14 @@ class PurifyPlusPlus(DiffPure):
         t_end: float = 1e-5,
         seed: int = 0,
     ):
-        super().__init__(score, t_star, steps, gradient, Heun(S_churn, S_tmin, S_tmax, S_noise), t_end=t_end, grid="karras", time=time, seed=seed)
+        super().__init__(
+            score,
+            t_star,
+            steps,
+            gradient,
+            Heun(S_churn, S_tmin, S_tmax, S_noise),
+            t_end=t_end,
+            grid="karras",
+            time=time,
+            seed=seed,
+        )

@@ -9,7 +9,8 @@ from purify.score.model import ScoreModel
 
 
 class Resized(nn.Module):
-    """Resizes images to the purifier's size and the purified ones back, bilinearly, as DiffPure does on ImageNet (224 -> 256 -> 224).
+    """Resizes images to the purifier's size and the purified ones back, bilinearly, as DiffPure does on ImageNet (224
+    -> 256 -> 224).
 
     Takes a purifier's place in a `DefendedClassifier`; gradients pass through both resizes.
 
@@ -39,7 +40,11 @@ class Resized(nn.Module):
     def trajectory(self, x: Tensor, keys: Tensor | None = None, points: int = 4, estimates: bool = False) -> Trajectory:
         """See `Purifier.trajectory`; states and noised images have the purifier's size."""
         inside = self.purifier.trajectory(self._to_size(x), keys, points, estimates)
-        clean = None if inside.estimates is None else torch.stack([self._resize(images, x.shape[2:]) for images in inside.estimates])
+        clean = (
+            None
+            if inside.estimates is None
+            else torch.stack([self._resize(images, x.shape[2:]) for images in inside.estimates])
+        )
         return inside._replace(result=self._resize(inside.result, x.shape[2:]), estimates=clean)
 
     def _to_size(self, x: Tensor) -> Tensor:

@@ -11,14 +11,15 @@ from purify.score.model import ScoreModel
 
 
 class Sequential(nn.Module):
-    """Every stage purifies what the one before returns, with randomness of its own: `Sequential([p] * 3)` purifies three times.
+    """Every stage purifies what the one before returns, with randomness of its own: `Sequential([p] * 3)` purifies
+    three times.
 
-    Takes a purifier's place in a `DefendedClassifier`. Each stage is differentiated in its own gradient mode; the memory of "exact" is one state for each step
-    of all stages.
+    Takes a purifier's place in a `DefendedClassifier`. Each stage is differentiated in its own gradient mode; the
+    memory of "exact" is one state for each step of all stages.
 
     Args:
-        purifiers: the stages, called as `purifier(x, keys)`, images in [0, 1] -> images in about [0, 1]: a `Purifier`, one `Resized`, or another `Sequential`.
-            The same one may stand several times.
+        purifiers: the stages, called as `purifier(x, keys)`, images in [0, 1] -> images in about [0, 1]: a `Purifier`,
+            one `Resized`, or another `Sequential`. The same one may stand several times.
         seed: of the counter that makes fresh keys for calls without keys.
 
     Raises:
@@ -27,7 +28,11 @@ class Sequential(nn.Module):
 
     def __init__(self, purifiers: Sequence[nn.Module], seed: int = 0):
         super().__init__()
-        if not isinstance(purifiers, Sequence) or not purifiers or not all(isinstance(purifier, nn.Module) for purifier in purifiers):
+        if (
+            not isinstance(purifiers, Sequence)
+            or not purifiers
+            or not all(isinstance(purifier, nn.Module) for purifier in purifiers)
+        ):
             raise ValueError(f"purifiers must be a list of at least one purifier, got {purifiers!r}")
         self.purifiers = nn.ModuleList(purifiers)
         self.seed = seed
@@ -55,8 +60,8 @@ class Sequential(nn.Module):
             estimates: whether to compute the clean images that the states stand for, in the stage that they are in.
 
         Returns:
-            `Trajectory` with the states of all stages. `noised` is the forward process from what a stage starts with; there are as many estimates as states,
-            less one for each stage.
+            `Trajectory` with the states of all stages. `noised` is the forward process from what a stage starts with;
+            there are as many estimates as states, less one for each stage.
 
         Raises:
             ValueError: a stage without a trajectory, or one that cannot differentiate it.
@@ -65,10 +70,15 @@ class Sequential(nn.Module):
         inside = []
         for index, purifier in enumerate(self.purifiers):
             if not hasattr(purifier, "trajectory"):
-                raise ValueError(f"stage {index}, {type(purifier).__name__}, has no method `trajectory`, so its states on the way are unknown")
+                raise ValueError(
+                    f"stage {index}, {type(purifier).__name__}, has no method `trajectory`, so its states on the way"
+                    " are unknown"
+                )
             inside.append(purifier.trajectory(x, stage_keys(keys, index), points, estimates))
             x = inside[-1].result
-        noised, states = (torch.cat(parts) for parts in zip(*[(part.noised, part.states) for part in inside], strict=True))
+        noised, states = (
+            torch.cat(parts) for parts in zip(*[(part.noised, part.states) for part in inside], strict=True)
+        )
         return Trajectory(x, noised, states, torch.cat([part.estimates for part in inside]) if estimates else None)
 
     def _keys(self, x: Tensor, keys: Tensor | None) -> Tensor:

@@ -39,7 +39,9 @@ class Schedule(Protocol):
 
 
 def noise_to_signal(schedule: Schedule, t: Time) -> Time:
-    """sigma(t) / alpha(t), EDM's sigma: the standard deviation of the noise in x_t / alpha(t). `schedule.time_of` is its inverse."""
+    """sigma(t) / alpha(t), EDM's sigma: the standard deviation of the noise in x_t / alpha(t). `schedule.time_of` is
+    its inverse.
+    """
     return schedule.sigma(t) / schedule.alpha(t)
 
 
@@ -54,9 +56,11 @@ def log_snr(schedule: Schedule, t: Time) -> Time:
 
 
 def transition(schedule: Schedule, s: Time, t: Time) -> tuple[Time, Time]:
-    """(factor, std) of the forward process from s to t: x_t = factor x_s + std n in distribution, with n ~ N(0, I) independent of x_s.
+    """(factor, std) of the forward process from s to t: x_t = factor x_s + std n in distribution, with n ~ N(0, I)
+    independent of x_s.
 
-    factor = alpha_t / alpha_s and std = alpha_t sqrt(r_t^2 - r_s^2) with r = sigma / alpha (Kingma et al. 2021, arXiv 2107.00630, appendix A).
+    factor = alpha_t / alpha_s and std = alpha_t sqrt(r_t^2 - r_s^2) with r = sigma / alpha (Kingma et al. 2021, arXiv
+    2107.00630, appendix A).
 
     Args:
         schedule: the process.
@@ -71,17 +75,21 @@ def transition(schedule: Schedule, s: Time, t: Time) -> tuple[Time, Time]:
         raise ValueError(f"transition from s={s} to t={t}: the forward process needs s <= t; exchange them")
     before, after, alpha = noise_to_signal(schedule, s), noise_to_signal(schedule, t), schedule.alpha(t)
     gained = (after - before) * (after + before)
-    gained = gained.clamp_min(0) if isinstance(gained, Tensor) else max(gained, 0.0)  # rounding, where the times lie close together
+    # rounding, where the times lie close together
+    gained = gained.clamp_min(0) if isinstance(gained, Tensor) else max(gained, 0.0)
     return alpha / schedule.alpha(s), alpha * sqrt(gained)
 
 
 def prior(schedule: Schedule) -> tuple[float, float]:
-    """alpha and sigma at the end of the process. Sampling starts there from N(0, sigma^2 I), in place of the data's own x = alpha x_0 + sigma n."""
+    """alpha and sigma at the end of the process. Sampling starts there from N(0, sigma^2 I), in place of the data's own
+    x = alpha x_0 + sigma n.
+    """
     return schedule.alpha(schedule.t_max), schedule.sigma(schedule.t_max)
 
 
 def time_of_index(index: int | Tensor, length: int) -> float | Tensor:
-    """The continuous time of DDPM's index k = 0, ..., length - 1 (Ho et al. 2020, arXiv 2006.11239): (k + 1) / length, the marginal after k + 1 steps.
+    """The continuous time of DDPM's index k = 0, ..., length - 1 (Ho et al. 2020, arXiv 2006.11239): (k + 1) / length,
+    the marginal after k + 1 steps.
 
     Args:
         index: an integer, or an integer tensor of any shape.
@@ -100,7 +108,8 @@ def time_of_index(index: int | Tensor, length: int) -> float | Tensor:
 
 
 def index_of_time(t: float | Tensor, length: int) -> int | Tensor:
-    """DDPM's index whose time is nearest to `t`, the inverse of `time_of_index`; all times before 1 / length have index 0.
+    """DDPM's index whose time is nearest to `t`, the inverse of `time_of_index`; all times before 1 / length have index
+    0.
 
     Args:
         t: continuous time in [0, 1], a float or a tensor of any shape.

@@ -20,7 +20,10 @@ def describe(schedule: Schedule) -> dict[str, Any]:
     """
     name = type(schedule).__name__
     if SCHEDULES.get(name) is not type(schedule):
-        raise ValueError(f"a schedule of type {name} cannot be stored in a file, as it is made of code; {', '.join(sorted(SCHEDULES))} can")
+        raise ValueError(
+            f"a schedule of type {name} cannot be stored in a file, as it is made of code;"
+            f" {', '.join(sorted(SCHEDULES))} can"
+        )
     return {"name": name, **asdict(schedule)}  # type: ignore[call-overload]
 
 

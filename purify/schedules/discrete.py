@@ -19,7 +19,8 @@ from purify.schedules.elementwise import Number, exp, expm1, log1p, sqrt
 class DiscreteVP:
     """The variance-preserving process through a DDPM chain of any betas (Ho et al. 2020, arXiv 2006.11239).
 
-    At t = k / N the marginal is exactly that of k steps of the chain. In between log alpha^2 is linear in t: beta(t) is constant on each ((k - 1) / N, k / N].
+    At t = k / N the marginal is exactly that of k steps of the chain. In between log alpha^2 is linear in t: beta(t) is
+    constant on each ((k - 1) / N, k / N].
 
     Args:
         betas: the chain's, from the first step, each in (0, 1).
@@ -32,11 +33,16 @@ class DiscreteVP:
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(map(float, self.betas)))
         if not self.betas or not all(0 < beta < 1 for beta in self.betas):
-            raise ValueError(f"DiscreteVP needs betas in (0, 1), got {len(self.betas)} from {min(self.betas, default=None)} to {max(self.betas, default=None)}")
+            raise ValueError(
+                f"DiscreteVP needs betas in (0, 1), got {len(self.betas)} from {min(self.betas, default=None)} to"
+                f" {max(self.betas, default=None)}"
+            )
 
     @classmethod
     def linear(cls, length: int = 1000, first: float = 1e-4, last: float = 0.02) -> "DiscreteVP":
-        """Equally spaced betas: DDPM's. Other lengths than 1,000 keep the process with `first` and `last` scaled by 1000 / length, as guided-diffusion does."""
+        """Equally spaced betas: DDPM's. Other lengths than 1,000 keep the process with `first` and `last` scaled by
+        1000 / length, as guided-diffusion does.
+        """
         scale = 1000 / length
         return cls(tuple(torch.linspace(scale * first, scale * last, length, dtype=torch.float64).tolist()))
 
@@ -47,7 +53,9 @@ class DiscreteVP:
 
     @classmethod
     def cosine(cls, length: int = 1000, largest: float = 0.999) -> "DiscreteVP":
-        """alpha(t)^2 = cos^2(pi/2 (t + 0.008) / 1.008), up to a factor (Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 17), betas at most `largest`."""
+        """alpha(t)^2 = cos^2(pi/2 (t + 0.008) / 1.008), up to a factor (Nichol & Dhariwal 2021, arXiv 2102.09672, eq.
+        17), betas at most `largest`.
+        """
 
         def alpha_bar(k: int) -> float:
             return math.cos((k / length + 0.008) / 1.008 * math.pi / 2) ** 2
@@ -95,7 +103,8 @@ class DiscreteVP:
 
 
 _SNAP = 1e-4
-"""Times this share of a piece beyond k / N belong to the piece below: k / N itself is rarely a floating-point number."""
+"""Times this share of a piece beyond k / N belong to the piece below: k / N itself is rarely a floating-point number.
+"""
 
 
 def _piece(t: Tensor, length: int) -> Tensor:

@@ -18,16 +18,18 @@ _CHECKED = 65
 
 @dataclass(frozen=True)
 class Functions:
-    """alpha = s(t), sigma = s(t) sigma_rel(t): EDM's s and sigma (Karras et al. 2022, arXiv 2206.00364, eq. 3 and appendix B).
+    """alpha = s(t), sigma = s(t) sigma_rel(t): EDM's s and sigma (Karras et al. 2022, arXiv 2206.00364, eq. 3 and
+    appendix B).
 
-    Then f = s' / s and g = s sqrt(2 sigma_rel sigma_rel'), by automatic differentiation in float64. Such a schedule cannot be stored in a file.
+    Then f = s' / s and g = s sqrt(2 sigma_rel sigma_rel'), by automatic differentiation in float64. Such a schedule
+    cannot be stored in a file.
 
     Args:
         s: torch operations on a float64 tensor of times of any shape, elementwise; above 0.
         sigma_rel: likewise; at least 0 and increasing.
         t_max: the end of the process.
-        t_min: its beginning. The drift and the diffusion exist where the functions' derivatives are finite: a `sigma_rel` that grows like sqrt(t) has none
-            at 0 itself.
+        t_min: its beginning. The drift and the diffusion exist where the functions' derivatives are finite: a
+            `sigma_rel` that grows like sqrt(t) has none at 0 itself.
 
     Raises:
         ValueError: functions or times that do not make a process; looked at on a grid of times.
@@ -46,13 +48,22 @@ class Functions:
         if not (s > 0).all():
             raise ValueError(f"Functions needs s above 0 on [{self.t_min}, {self.t_max}], got {float(s.min())}")
         if not ratio[0] >= 0 or not (ratio.diff() > 0).all():
-            raise ValueError(f"Functions needs sigma_rel increasing from at least 0 on [{self.t_min}, {self.t_max}], which it is not")
+            raise ValueError(
+                f"Functions needs sigma_rel increasing from at least 0 on [{self.t_min}, {self.t_max}], which it is not"
+            )
 
     def _values(self, name: str, times: Tensor) -> Tensor:
         values = getattr(self, name)(times)
         if not isinstance(values, Tensor) or values.shape != times.shape or values.dtype != times.dtype:
-            got = f"{values.dtype} of shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"{type(values).__name__}"
-            raise ValueError(f"Functions needs {name} to map float64 times of shape {tuple(times.shape)} to values of their type and shape, got {got}")
+            got = (
+                f"{values.dtype} of shape {tuple(values.shape)}"
+                if isinstance(values, Tensor)
+                else f"{type(values).__name__}"
+            )
+            raise ValueError(
+                f"Functions needs {name} to map float64 times of shape {tuple(times.shape)} to values of their type and"
+                f" shape, got {got}"
+            )
         return values
 
     def alpha(self, t: Time) -> Time:
@@ -101,6 +112,8 @@ def _applied(function: Function, t: Number) -> Number:
 
 
 def _with_rate(function: Function, times: Tensor) -> tuple[Tensor, Tensor]:
-    """`function` and its derivative, elementwise. By `torch.func`, so that it works inside its transforms and without gradient mode too."""
+    """`function` and its derivative, elementwise. By `torch.func`, so that it works inside its transforms and without
+    gradient mode too.
+    """
     values, pull_back = torch.func.vjp(function, times)
     return values, pull_back(torch.ones_like(values))[0]

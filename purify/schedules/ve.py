@@ -10,7 +10,9 @@ from purify.schedules.elementwise import Number, exp, log
 
 @dataclass(frozen=True)
 class VE:
-    """Variance-exploding process with geometric sigma(t) from sigma_min to sigma_max on [0, 1] (Song et al. 2021); it starts at sigma_min."""
+    """Variance-exploding process with geometric sigma(t) from sigma_min to sigma_max on [0, 1] (Song et al. 2021); it
+    starts at sigma_min.
+    """
 
     sigma_min: float = 0.01
     sigma_max: float = 50.0
@@ -19,7 +21,9 @@ class VE:
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma_min < self.sigma_max:
-            raise ValueError(f"VE needs 0 < sigma_min < sigma_max, got sigma_min={self.sigma_min}, sigma_max={self.sigma_max}")
+            raise ValueError(
+                f"VE needs 0 < sigma_min < sigma_max, got sigma_min={self.sigma_min}, sigma_max={self.sigma_max}"
+            )
 
     @property
     def _rate(self) -> float:

@@ -19,7 +19,10 @@ class _LinearBeta:
 
     def __post_init__(self) -> None:
         if not 0 < self.beta_min <= self.beta_max:
-            raise ValueError(f"{type(self).__name__} needs 0 < beta_min <= beta_max, got beta_min={self.beta_min}, beta_max={self.beta_max}")
+            raise ValueError(
+                f"{type(self).__name__} needs 0 < beta_min <= beta_max, got beta_min={self.beta_min},"
+                f" beta_max={self.beta_max}"
+            )
 
     def beta(self, t: Time) -> Time:
         return self.beta_min + t * (self.beta_max - self.beta_min)
@@ -41,7 +44,9 @@ class _LinearBeta:
 
 @dataclass(frozen=True)
 class LinearVP(_LinearBeta):
-    """Variance-preserving process with linear beta (Song et al. 2021, arXiv 2011.13456): alpha^2 + sigma^2 = 1 at every t."""
+    """Variance-preserving process with linear beta (Song et al. 2021, arXiv 2011.13456): alpha^2 + sigma^2 = 1 at every
+    t.
+    """
 
     def sigma(self, t: Time) -> Time:
         return sqrt(-expm1(-self.integrated_beta(t)))
@@ -53,7 +58,8 @@ class LinearVP(_LinearBeta):
         return self._time_of_integral(log1p(noise_to_signal**2))
 
     def chain_marginal(self, t: float, length: int = 1000) -> tuple[float, float]:
-        """alpha and sigma after `t * length` steps of the DDPM chain with betas from beta_min / length to beta_max / length.
+        """alpha and sigma after `t * length` steps of the DDPM chain with betas from beta_min / length to beta_max /
+        length.
 
         What DiffPure noises images with. It differs from `alpha(t)` and `sigma(t)`, its limit, by terms in 1 / length.
 

@@ -14,7 +14,8 @@ def ensemble(models: Sequence[ScoreModel], weights: Sequence[float] | None = Non
     An evaluation of it is one of each member. Members may differ in what they predict and in how they label times.
 
     Args:
-        models: at least one, of the same schedule, value range and image shape; class-conditional ones with a class chosen.
+        models: at least one, of the same schedule, value range and image shape; class-conditional ones with a class
+            chosen.
         weights: one for each model, above 0; divided by their sum. Equal by default.
 
     Returns:
@@ -45,15 +46,20 @@ class _Ensemble(ScoreModel):
         first, members = models[0], nn.ModuleList(models)
         members.size_multiple = math.lcm(*(getattr(model.network, "size_multiple", 1) for model in models))
         t_max = min(model.t_max for model in models)
-        super().__init__(members, first.schedule, "noise", first.image_shape, t_max=t_max, value_range=first.value_range)
+        super().__init__(
+            members, first.schedule, "noise", first.image_shape, t_max=t_max, value_range=first.value_range
+        )
         self.weights = tuple(weights)
 
     def forward(self, x: Tensor, t: float | Tensor, whole: bool = False) -> Tensor:
-        """The weighted mean of the members' predicted noise; see `ScoreModel.forward`. `whole` changes nothing, as there is no more."""
+        """The weighted mean of the members' predicted noise; see `ScoreModel.forward`. `whole` changes nothing, as
+        there is no more.
+        """
         mean, *others = (weight * model.noise(x, t) for weight, model in zip(self.weights, self.network, strict=True))
         return sum(others, start=mean)
 
-    # Past the hooks of nn.Module: forward hooks on score models count evaluations of networks, and those are the members'.
+    # Past the hooks of nn.Module: forward hooks on score models count evaluations of networks, and those are the
+    # members'.
     __call__ = forward
 
     def with_label_rounding(self, label_rounding: LabelRounding | None) -> ScoreModel:

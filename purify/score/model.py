@@ -1,6 +1,7 @@
 """One network and what it predicts, seen as score, predicted noise or denoised image.
 
-Everything here is on the diffusion's scale: images in the range that the network was trained on, [-1, 1] unless it says otherwise, at t = 0.
+Everything here is on the diffusion's scale: images in the range that the network was trained on, [-1, 1] unless it says
+otherwise, at t = 0.
 """
 
 import copy
@@ -21,27 +22,33 @@ class ScoreModel(nn.Module):
     """A noise-conditional network with its schedule and its parametrisation.
 
     Args:
-        network: called as `network(x, labels)` with `x` (b, c, h, w) and `labels` (b,) as `time_label` says, or with `classes` as
-            `network(x, labels, class_labels)` with `class_labels` (b,) int64. Where it returns more than c channels (a learned variance), the first c
-            are its prediction. With `prediction="edm"` it is called with c_in x / alpha, and c_noise for labels.
+        network: called as `network(x, labels)` with `x` (b, c, h, w) and `labels` (b,) as `time_label` says, or with
+            `classes` as `network(x, labels, class_labels)` with `class_labels` (b,) int64. Where it returns more than c
+            channels (a learned variance), the first c are its prediction. With `prediction="edm"` it is called with
+            c_in x / alpha, and c_noise for labels.
         schedule: the forward process that the network was trained on, for images in `value_range`.
-        prediction: what the network returns: the "noise" n, the "score" -n/sigma, the clean image "x0", "v" = alpha n - sigma x0, or "edm", the F of EDM's
-            preconditioning; see `purify.parametrisation`.
-        image_shape: (channels, height, width) of the training images, None where unknown. Channels are checked by purifiers; height and
-            width may differ where the network takes other sizes.
+        prediction: what the network returns: the "noise" n, the "score" -n/sigma, the clean image "x0", "v" = alpha n -
+            sigma x0, or "edm", the F of EDM's preconditioning; see `purify.parametrisation`.
+        image_shape: (channels, height, width) of the training images, None where unknown. Channels are checked by
+            purifiers; height and width may differ where the network takes other sizes.
         value_range: (lowest, highest) pixel of the training images.
-        time_label: what labels are: "t" for `time_scale * t + time_offset`, or "sigma" for the noise-to-signal ratio sigma(t) / alpha(t) (score_sde's VE
-            networks, EDM).
-        time_scale: factor from t to the network's time label (999 for score_sde; 1000 for chains of 1000 steps counted from 0).
+        time_label: what labels are: "t" for `time_scale * t + time_offset`, or "sigma" for the noise-to-signal ratio
+            sigma(t) / alpha(t) (score_sde's VE networks, EDM).
+        time_scale: factor from t to the network's time label (999 for score_sde; 1000 for chains of 1000 steps counted
+            from 0).
         time_offset: added to the label (-1 for such chains: label k belongs to t = (k + 1) / 1000).
-        label_rounding: None, "nearest" for networks that look their noise levels up (score_sde's discrete VE ones), or "floor": `time_scale * t` in float32,
-            rounded down, without `time_offset`, as DiffPure has it with guided-diffusion networks. For parity with its numbers only: neighbouring times then
-            share a label, and the rounding error of t decides which.
-        t_max: the largest t that the network was trained on, by default the schedule's; purifiers refuse a t_star beyond it.
-        classes: number of classes of a class-conditional network, else None. Such a model works once `with_class` has chosen one.
+        label_rounding: None, "nearest" for networks that look their noise levels up (score_sde's discrete VE ones), or
+            "floor": `time_scale * t` in float32, rounded down, without `time_offset`, as DiffPure has it with
+            guided-diffusion networks. For parity with its numbers only: neighbouring times then share a label, and the
+            rounding error of t decides which.
+        t_max: the largest t that the network was trained on, by default the schedule's; purifiers refuse a t_star
+            beyond it.
+        classes: number of classes of a class-conditional network, else None. Such a model works once `with_class` has
+            chosen one.
         metadata: provenance, kept as it is.
         sigma_data: standard deviation of the training images' pixels, for `prediction="edm"` only.
-        learned_variance: whether the network returns 2c channels, of which the second half is guided-diffusion's learned variance; see `noise_and_variance`.
+        learned_variance: whether the network returns 2c channels, of which the second half is guided-diffusion's
+            learned variance; see `noise_and_variance`.
 
     Raises:
         ValueError: an argument out of range or unknown.
@@ -82,7 +89,10 @@ class ScoreModel(nn.Module):
         if not 0 < sigma_data < math.inf:
             raise ValueError(f"sigma_data must be a positive number, got {sigma_data}")
         if prediction == "edm" and (time_label, time_scale, time_offset, label_rounding) != ("t", 1.0, 0.0, None):
-            raise ValueError('prediction="edm" has its own labels, ln(sigma / alpha) / 4: leave out time_label, time_scale, time_offset and label_rounding')
+            raise ValueError(
+                'prediction="edm" has its own labels, ln(sigma / alpha) / 4: leave out time_label, time_scale,'
+                " time_offset and label_rounding"
+            )
         self.network = network
         self.schedule = schedule
         self.prediction = prediction
@@ -100,7 +110,9 @@ class ScoreModel(nn.Module):
         self.learned_variance = learned_variance
 
     def with_class(self, label: int) -> "ScoreModel":
-        """The model of images of one class, sharing this one's network. Raises ValueError for a label that the network does not have."""
+        """The model of images of one class, sharing this one's network. Raises ValueError for a label that the network
+        does not have.
+        """
         if self.classes is None:
             raise ValueError(f"with_class({label!r}): the network is not class-conditional")
         if not isinstance(label, int) or not 0 <= label < self.classes:
@@ -110,13 +122,17 @@ class ScoreModel(nn.Module):
         return model
 
     def with_label_rounding(self, label_rounding: LabelRounding | None) -> "ScoreModel":
-        """The model with its labels rounded, see the constructor, sharing this one's network. Raises ValueError as the constructor does."""
+        """The model with its labels rounded, see the constructor, sharing this one's network. Raises ValueError as the
+        constructor does.
+        """
         model = self._copy()
         model.label_rounding = self._checked_rounding(label_rounding)
         return model
 
     def _copy(self) -> "ScoreModel":
-        """A model with the same network, and hooks of its own: a shallow copy alone would share the dictionary of hooks, and both would call all of them."""
+        """A model with the same network, and hooks of its own: a shallow copy alone would share the dictionary of
+        hooks, and both would call all of them.
+        """
         model = copy.copy(self)
         nn.Module.__init__(model)
         model.network, model.training = self.network, self.training
@@ -124,7 +140,9 @@ class ScoreModel(nn.Module):
 
     def _checked_rounding(self, label_rounding: LabelRounding | None) -> LabelRounding | None:
         if label_rounding not in (None, *get_args(LabelRounding)):
-            raise ValueError(f"label_rounding={label_rounding!r} is not one of None, {', '.join(get_args(LabelRounding))}")
+            raise ValueError(
+                f"label_rounding={label_rounding!r} is not one of None, {', '.join(get_args(LabelRounding))}"
+            )
         if self.time_label == "sigma" and label_rounding is not None:
             raise ValueError('label_rounding goes with time_label="t"; labels of "sigma" are not counted')
         if self.prediction == "edm" and label_rounding is not None:
@@ -134,7 +152,10 @@ class ScoreModel(nn.Module):
     def check_class(self) -> None:
         """Raises ValueError where the network is class-conditional and no class is chosen."""
         if self.classes is not None and self.class_label is None:
-            raise ValueError(f"the score network is class-conditional, with {self.classes} classes: choose one by score.with_class(label)")
+            raise ValueError(
+                f"the score network is class-conditional, with {self.classes} classes: choose one by"
+                " score.with_class(label)"
+            )
 
     def from_unit(self, images: Tensor) -> Tensor:
         """Images in [0, 1] -> the diffusion's scale."""
@@ -147,7 +168,9 @@ class ScoreModel(nn.Module):
         return (x - low) / (high - low)
 
     def check_images(self, x: Tensor) -> None:
-        """Raises ValueError unless `x` is a batch of images (b, c, h, w), floating point, of a shape that the network takes."""
+        """Raises ValueError unless `x` is a batch of images (b, c, h, w), floating point, of a shape that the network
+        takes.
+        """
         channels = self.image_shape[0] if self.image_shape else None
         if x.ndim != 4 or (channels is not None and x.shape[1] != channels):
             raise ValueError(f"x must be images of shape (b, {channels or 'c'}, h, w), got {tuple(x.shape)}")
@@ -155,10 +178,14 @@ class ScoreModel(nn.Module):
             raise ValueError(f"x must be floating point in [0, 1], got {x.dtype}")
         multiple = getattr(self.network, "size_multiple", 1)
         if x.shape[2] % multiple or x.shape[3] % multiple:
-            raise ValueError(f"x must have a height and width that are multiples of {multiple} for this network, got {tuple(x.shape[2:])}")
+            raise ValueError(
+                f"x must have a height and width that are multiples of {multiple} for this network, got"
+                f" {tuple(x.shape[2:])}"
+            )
 
     def time_of_vp(self, t: float | Tensor) -> float | Tensor:
-        """The time of this model with as much noise for its signal as `LinearVP()` has at `t` on images in [-1, 1]; DiffPure's t* are such times.
+        """The time of this model with as much noise for its signal as `LinearVP()` has at `t` on images in [-1, 1];
+        DiffPure's t* are such times.
 
         Never less than 1e-5: VE processes start with some noise.
         """
@@ -167,14 +194,17 @@ class ScoreModel(nn.Module):
         return own.clamp_min(1e-5) if isinstance(own, Tensor) else max(own, 1e-5)
 
     def noise_level(self, t: float) -> float:
-        """sigma(t) / alpha(t) for images in [-1, 1]: what tells times of different processes and ranges of pixels apart."""
+        """sigma(t) / alpha(t) for images in [-1, 1]: what tells times of different processes and ranges of pixels
+        apart.
+        """
         low, high = self.value_range
         return noise_to_signal(self.schedule, t) * 2 / (high - low)
 
     def forward(self, x: Tensor, t: float | Tensor, whole: bool = False) -> Tensor:
         """The network's own output at time `t`: a float, or (b,).
 
-        `x` is (b, c, h, w), distributed like alpha(t) x_0 + sigma(t) n; the result has its shape, or with `whole` as many channels as the network returns.
+        `x` is (b, c, h, w), distributed like alpha(t) x_0 + sigma(t) n; the result has its shape, or with `whole` as
+        many channels as the network returns.
 
         Raises:
             ValueError: a class-conditional network without a class.
@@ -227,8 +257,9 @@ class ScoreModel(nn.Module):
     def noise_and_variance(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
         """The predicted noise, and the learned variance v of an ancestral step, from one evaluation.
 
-        v is the raw output of the network, about in [-1, 1]: the log variance of the step is (v + 1) / 2 of the way from DDPM's "small" one,
-        log(beta_t (1 - abar_{t-1}) / (1 - abar_t)), to its "large" one, log(beta_t) (Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 15).
+        v is the raw output of the network, about in [-1, 1]: the log variance of the step is (v + 1) / 2 of the way
+        from DDPM's "small" one, log(beta_t (1 - abar_{t-1}) / (1 - abar_t)), to its "large" one, log(beta_t) (Nichol &
+        Dhariwal 2021, arXiv 2102.09672, eq. 15).
 
         Args:
             x: (b, c, h, w), as for `forward`.
@@ -241,10 +272,16 @@ class ScoreModel(nn.Module):
             ValueError: the network has no learned variance, or returns another number of channels than 2c.
         """
         if not self.learned_variance:
-            raise ValueError("noise_and_variance: the score model has learned_variance=False; say learned_variance=True for a network with 2c output channels")
+            raise ValueError(
+                "noise_and_variance: the score model has learned_variance=False; say learned_variance=True for a"
+                " network with 2c output channels"
+            )
         output, channels = self(x, t, whole=True), x.shape[1]
         if output.shape[1] != 2 * channels:
-            raise ValueError(f"learned_variance=True needs a network with {2 * channels} output channels for images of {channels}, got {output.shape[1]}")
+            raise ValueError(
+                f"learned_variance=True needs a network with {2 * channels} output channels for images of {channels},"
+                f" got {output.shape[1]}"
+            )
         return self._seen_as("noise", output[:, :channels], x, t), output[:, channels:]
 
     def target(self, x0: Tensor, noise: Tensor, t: float | Tensor) -> Tensor:
@@ -252,7 +289,9 @@ class ScoreModel(nn.Module):
         return from_parts(x0, noise, *self._marginal(t, x0.dtype), self.prediction, self.sigma_data)
 
     def diffuse(self, x0: Tensor, noise: Tensor, t: float | Tensor) -> Tensor:
-        """x_t = alpha(t) x0 + sigma(t) noise: a draw from the marginal at t, for standard normal `noise` of the shape of `x0`."""
+        """x_t = alpha(t) x0 + sigma(t) noise: a draw from the marginal at t, for standard normal `noise` of the shape
+        of `x0`.
+        """
         alpha, sigma = self._marginal(t, x0.dtype)
         return alpha * x0 + sigma * noise
 
@@ -267,6 +306,9 @@ class ScoreModel(nn.Module):
         return self.schedule.alpha(wide).to(dtype), self.schedule.sigma(wide).to(dtype)
 
     def extra_repr(self) -> str:
-        shown = f"schedule={self.schedule}, prediction={self.prediction!r}, image_shape={self.image_shape}, t_max={self.t_max}"
+        shown = (
+            f"schedule={self.schedule}, prediction={self.prediction!r}, image_shape={self.image_shape},"
+            f" t_max={self.t_max}"
+        )
         shown += f", sigma_data={self.sigma_data}" if self.prediction == "edm" else ""
         return shown if self.classes is None else f"{shown}, classes={self.classes}, class_label={self.class_label}"

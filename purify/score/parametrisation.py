@@ -1,7 +1,8 @@
 """What a diffusion network may predict, and how each of these follows from any other.
 
-With x = alpha x_0 + sigma n: the "noise" n; the "score" -n / sigma; the clean image "x0"; "v" = alpha n - sigma x_0 (Salimans & Ho 2022, arXiv 2202.00512);
-and "edm", the raw output F of a network inside EDM's preconditioning (Karras et al. 2022, arXiv 2206.00364, eq. 7).
+With x = alpha x_0 + sigma n: the "noise" n; the "score" -n / sigma; the clean image "x0"; "v" = alpha n - sigma x_0
+(Salimans & Ho 2022, arXiv 2202.00512); and "edm", the raw output F of a network inside EDM's preconditioning (Karras et
+al. 2022, arXiv 2206.00364, eq. 7).
 """
 
 from dataclasses import dataclass
@@ -37,7 +38,9 @@ def preconditioning(sigma_rel: Number, sigma_data: float = 0.5) -> Preconditioni
         Floats, or tensors of the shape of `sigma_rel`.
     """
     total = sigma_rel**2 + sigma_data**2
-    return Preconditioning(sigma_data**2 / total, sigma_rel * sigma_data / sqrt(total), 1 / sqrt(total), log(sigma_rel) / 4)
+    return Preconditioning(
+        sigma_data**2 / total, sigma_rel * sigma_data / sqrt(total), 1 / sqrt(total), log(sigma_rel) / 4
+    )
 
 
 def convert(
@@ -83,7 +86,9 @@ def convert(
     return from_parts(x0, noise, alpha, sigma, target, sigma_data)
 
 
-def from_parts(x0: Tensor, noise: Tensor, alpha: float | Tensor, sigma: float | Tensor, target: Prediction, sigma_data: float = 0.5) -> Tensor:
+def from_parts(
+    x0: Tensor, noise: Tensor, alpha: float | Tensor, sigma: float | Tensor, target: Prediction, sigma_data: float = 0.5
+) -> Tensor:
     """What a network that predicts `target` should return for alpha x0 + sigma noise; arguments as for `convert`."""
     match target:
         case "noise":
@@ -105,7 +110,9 @@ def check(name: str, prediction: str) -> None:
         raise ValueError(f"{name}={prediction!r} is not one of {', '.join(get_args(Prediction))}")
 
 
-def _noise(output: Tensor, x: Tensor, alpha: float | Tensor, sigma: float | Tensor, source: Prediction, sigma_data: float) -> Tensor:
+def _noise(
+    output: Tensor, x: Tensor, alpha: float | Tensor, sigma: float | Tensor, source: Prediction, sigma_data: float
+) -> Tensor:
     match source:
         case "noise":
             return output
@@ -121,7 +128,9 @@ def _noise(output: Tensor, x: Tensor, alpha: float | Tensor, sigma: float | Tens
     return sigma_rel / total * (x / alpha) - sigma_data / sqrt(total) * output
 
 
-def _x0(output: Tensor, x: Tensor, alpha: float | Tensor, sigma: float | Tensor, source: Prediction, sigma_data: float) -> Tensor:
+def _x0(
+    output: Tensor, x: Tensor, alpha: float | Tensor, sigma: float | Tensor, source: Prediction, sigma_data: float
+) -> Tensor:
     match source:
         case "x0":
             return output

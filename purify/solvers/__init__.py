@@ -1,4 +1,6 @@
-"""Ways to integrate the reverse process, one file each: settings that `build` a `Solver`. Gradient modes are the business of `purify.gradients`."""
+"""Ways to integrate the reverse process, one file each: settings that `build` a `Solver`. Gradient modes are the
+business of `purify.gradients`.
+"""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -38,7 +40,9 @@ def make(solver: str | Mapping[str, Any] | SolverSettings, **options: Any) -> So
     """
     if not isinstance(solver, str | Mapping):
         if options:
-            raise ValueError(f"{', '.join(options)} are options of a solver given by name; here they belong into {solver}")
+            raise ValueError(
+                f"{', '.join(options)} are options of a solver given by name; here they belong into {solver}"
+            )
         return solver
     chosen = dict(solver) if isinstance(solver, Mapping) else {"name": solver}
     name = chosen.pop("name", None)
@@ -50,11 +54,15 @@ def make(solver: str | Mapping[str, Any] | SolverSettings, **options: Any) -> So
     known = [field.name for field in fields(SOLVERS[name])]
     for option in chosen | options:
         if option not in known:
-            raise ValueError(f"solver={name!r} has no option {option!r}" + (f"; it has {', '.join(known)}" if known else ""))
+            raise ValueError(
+                f"solver={name!r} has no option {option!r}" + (f"; it has {', '.join(known)}" if known else "")
+            )
     try:
         return SOLVERS[name](**chosen, **options)
     except TypeError as error:
-        raise ValueError(f"solver={name!r}: an option is not of the type that is expected of it, got {chosen | options}: {error}") from error
+        raise ValueError(
+            f"solver={name!r}: an option is not of the type that is expected of it, got {chosen | options}: {error}"
+        ) from error
 
 
 __all__ = [

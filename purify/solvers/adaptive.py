@@ -14,7 +14,8 @@ from purify.solvers.sde import SDE
 
 @dataclass(frozen=True)
 class Tolerance:
-    """When an adaptive step is accepted: root mean square over the pixels of error / (atol + rtol |x|) <= 1, for one image.
+    """When an adaptive step is accepted: root mean square over the pixels of error / (atol + rtol |x|) <= 1, for one
+    image.
 
     Args:
         rtol: relative tolerance, > 0.
@@ -40,30 +41,47 @@ class Tolerance:
         """Raises RuntimeError where the work has become too much."""
         if evaluations > self.max_evaluations:
             raise RuntimeError(
-                f"adaptive steps need more than max_evaluations={self.max_evaluations} network evaluations for one image and one piece of the grid: "
-                f"loosen rtol={self.rtol} and atol={self.atol}, raise max_evaluations, or use more steps, which are the pieces"
+                f"adaptive steps need more than max_evaluations={self.max_evaluations} network evaluations for one"
+                f" image and one piece of the grid: loosen rtol={self.rtol} and atol={self.atol}, raise"
+                " max_evaluations, or use more steps, which are the pieces"
             )
 
 
 def tolerance_of(settings: Any, adaptive: bool) -> Tolerance | None:
-    """The settings' `rtol`, `atol` and `max_evaluations`, None for fixed steps. Raises ValueError where one is out of range, or given with fixed steps."""
+    """The settings' `rtol`, `atol` and `max_evaluations`, None for fixed steps. Raises ValueError where one is out of
+    range, or given with fixed steps.
+    """
     if adaptive:
         return Tolerance(settings.rtol, settings.atol, settings.max_evaluations)
     for name in ("rtol", "atol", "max_evaluations"):
         if getattr(settings, name) != getattr(type(settings), name):
-            raise ValueError(f"{name}={getattr(settings, name)} is a setting of adaptive steps, got {settings} with fixed ones")
+            raise ValueError(
+                f"{name}={getattr(settings, name)} is a setting of adaptive steps, got {settings} with fixed ones"
+            )
     return None
 
 
-def one_at_a_time(step: Callable[[SDE, Tensor, Tensor, Tensor | None], Tensor], sde: SDE, x: Tensor, keys: Tensor, image: Tensor | None) -> Tensor:
-    """`step(sde, x, keys, image)` for every image alone: step sizes chosen for a batch would make an image's result depend on the others."""
+def one_at_a_time(
+    step: Callable[[SDE, Tensor, Tensor, Tensor | None], Tensor],
+    sde: SDE,
+    x: Tensor,
+    keys: Tensor,
+    image: Tensor | None,
+) -> Tensor:
+    """`step(sde, x, keys, image)` for every image alone: step sizes chosen for a batch would make an image's result
+    depend on the others.
+    """
     alone = [slice(i, i + 1) for i in range(len(x))]
-    return torch.cat([step(sde.of_images(each), x[each], keys[each], None if image is None else image[each]) for each in alone])
+    return torch.cat(
+        [step(sde.of_images(each), x[each], keys[each], None if image is None else image[each]) for each in alone]
+    )
 
 
 def breakdown(reason: object) -> RuntimeError:
     """The error of steps that cannot go on."""
-    return RuntimeError(f"adaptive steps broke down, the state is not finite or the tolerance too tight for its precision: {reason}")
+    return RuntimeError(
+        f"adaptive steps broke down, the state is not finite or the tolerance too tight for its precision: {reason}"
+    )
 
 
 @contextlib.contextmanager

@@ -1,4 +1,6 @@
-"""DDPM's ancestral sampling (Ho et al. 2020, arXiv 2006.11239), with learned variances (Nichol & Dhariwal 2021, arXiv 2102.09672)."""
+"""DDPM's ancestral sampling (Ho et al. 2020, arXiv 2006.11239), with learned variances (Nichol & Dhariwal 2021, arXiv
+2102.09672).
+"""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -16,14 +18,15 @@ Variance = Literal["small", "large", "learned"]
 class Ancestral(StepRule):
     """A draw of x_s around the mean of q(x_s | x_t, x0) at the predicted clean image x0 (Ho et al., eqs. 6, 7 and 11).
 
-    For any process and any two levels, r = sigma / alpha: mean (alpha_s / alpha_t) x_t + alpha_s (r_s^2 / r_t - r_t) n. On the grid of all steps of a chain
-    that is DDPM's own step; a coarser grid is a sub-sequence of the chain (Nichol & Dhariwal, section 4). Weak order 1 of the reverse SDE. One normal a pixel
-    and step.
+    For any process and any two levels, r = sigma / alpha: mean (alpha_s / alpha_t) x_t + alpha_s (r_s^2 / r_t - r_t) n.
+    On the grid of all steps of a chain that is DDPM's own step; a coarser grid is a sub-sequence of the chain (Nichol &
+    Dhariwal, section 4). Weak order 1 of the reverse SDE. One normal a pixel and step.
 
     Args:
-        variance: "small", sigma_s^2 (1 - (r_s / r_t)^2), that of q(x_s | x_t, x0), DDPM's beta-tilde; "large", that of the forward process from s to t, DDPM's
-            beta; or "learned", the network's own choice between the two, for score models with learned variance. With "large" and "learned" the last step
-            adds no noise, as DDPM's; with "small" it adds what belongs to t_end.
+        variance: "small", sigma_s^2 (1 - (r_s / r_t)^2), that of q(x_s | x_t, x0), DDPM's beta-tilde; "large", that of
+            the forward process from s to t, DDPM's beta; or "learned", the network's own choice between the two, for
+            score models with learned variance. With "large" and "learned" the last step adds no noise, as DDPM's; with
+            "small" it adds what belongs to t_end.
 
     Raises:
         ValueError: settings unknown.
@@ -38,7 +41,10 @@ class Ancestral(StepRule):
     def check(self, levels: Levels) -> None:
         """See `StepRule.check`."""
         if self.variance == "learned" and not levels.score.learned_variance:
-            raise ValueError('variance="learned" needs a score model with learned_variance=True; this one has none, take "small" or "large"')
+            raise ValueError(
+                'variance="learned" needs a score model with learned_variance=True; this one has none, take "small" or'
+                ' "large"'
+            )
 
     def step(self, levels: Levels, index: int, state: Tensor, keys: Tensor) -> Tensor:
         """See `StepRule.step`."""

@@ -1,4 +1,6 @@
-"""What all ways of going back share: the protocol that gradients differentiate, and the frame of solvers given by a formula for one step."""
+"""What all ways of going back share: the protocol that gradients differentiate, and the frame of solvers given by a
+formula for one step.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
@@ -15,7 +17,8 @@ from purify.solvers.grids import Times, per_image
 class Solver(Protocol):
     """A fixed sequence of steps state_{i+1} = step(i, state_i), replayable from keys.
 
-    `image` (b, c, h, w) is what guides a guided scheme, on the scale of the states, else None; every method is differentiable in it as in `x`.
+    `image` (b, c, h, w) is what guides a guided scheme, on the scale of the states, else None; every method is
+    differentiable in it as in `x`.
     """
 
     steps: int
@@ -23,7 +26,9 @@ class Solver(Protocol):
     """Whether the steps look at `image`."""
 
     def begin(self, x: Tensor) -> Tensor:
-        """The state of the first image x (b, c, h, w): (b, c', h, w) with c' >= c where a step remembers the ones before it."""
+        """The state of the first image x (b, c, h, w): (b, c', h, w) with c' >= c where a step remembers the ones
+        before it.
+        """
 
     def step(self, index: int, state: Tensor, keys: Tensor, image: Tensor | None = None) -> Tensor:
         """One step."""
@@ -48,10 +53,14 @@ class SolverSettings(Protocol):
     """Whether the network is asked at the last time, which must then have noise."""
 
     def intervals(self, steps: int) -> int:
-        """Pieces of the time grid for `steps` network evaluations. Raises ValueError where no whole number of pieces needs so many."""
+        """Pieces of the time grid for `steps` network evaluations. Raises ValueError where no whole number of pieces
+        needs so many.
+        """
 
     def build(self, score: ScoreModel, times: Times) -> Solver:
-        """The solver over the grid `times`. Raises ValueError for a process or a grid that it does not make sense with."""
+        """The solver over the grid `times`. Raises ValueError for a process or a grid that it does not make
+        sense with.
+        """
 
 
 class Stepping:
@@ -81,13 +90,16 @@ class Stepping:
 
     def solve_adjoint(self, x: Tensor, keys: Tensor, image: Tensor | None = None) -> Tensor:
         """There is none: a formula for a step is no differential equation."""
-        raise ValueError('gradient="adjoint" needs a solver of differential equations (torchsde, torchdiffeq); use gradient="exact"')
+        raise ValueError(
+            'gradient="adjoint" needs a solver of differential equations (torchsde, torchdiffeq); use gradient="exact"'
+        )
 
 
 class Levels:
     """A score model along a grid of times.
 
-    Levels of noise are floats, or (b,) float64 tensors where the images have times of their own; `scaled` multiplies images with either.
+    Levels of noise are floats, or (b,) float64 tensors where the images have times of their own; `scaled` multiplies
+    images with either.
 
     Args:
         score: the score model.
@@ -112,7 +124,9 @@ class Levels:
         return self.sigma(index) / self.alpha(index)
 
     def transition(self, index: int) -> tuple[float | Tensor, float | Tensor]:
-        """Factor and standard deviation of the forward process over step `index`, from its end to its beginning, see `purify.schedules.transition`."""
+        """Factor and standard deviation of the forward process over step `index`, from its end to its beginning, see
+        `purify.schedules.transition`.
+        """
         return transition(self.score.schedule, self.times[index + 1], self.times[index])
 
     def is_last(self, index: int) -> bool:
@@ -161,7 +175,8 @@ class StepRule:
             near = [each for each in (steps - rest, steps - rest + self.evaluations) if each > 0]
             last = f", {self.evaluations - self.spared} in the last" if self.spared else ""
             raise ValueError(
-                f"steps counts network evaluations, {self.evaluations} a step with {type(self).__name__}{last}: got {steps}; give {' or '.join(map(str, near))}"
+                f"steps counts network evaluations, {self.evaluations} a step with {type(self).__name__}{last}: got"
+                f" {steps}; give {' or '.join(map(str, near))}"
             )
         return pieces
 
@@ -180,7 +195,8 @@ class StepRule:
         Args:
             levels: the score model along the grid.
             index: of the step, from 0.
-            state: the current image (b, c, h, w); where the rule remembers, followed by what the step before left, along the channels (zeros at first).
+            state: the current image (b, c, h, w); where the rule remembers, followed by what the step before left,
+                along the channels (zeros at first).
             keys: (b,) int64.
 
         Returns:

@@ -14,17 +14,19 @@ from purify.solvers.exponential import Level, advance
 
 @dataclass(frozen=True)
 class DPMSolver(StepRule):
-    """DPM-Solver++(2M), algorithm 2, or SDE-DPM-Solver++(2M): an exponential integrator in the denoised image, one evaluation a step.
+    """DPM-Solver++(2M), algorithm 2, or SDE-DPM-Solver++(2M): an exponential integrator in the denoised image, one
+    evaluation a step.
 
-    The denoised image is extrapolated linearly in log(alpha / sigma) from the step before to the middle of this one. The first step has nothing to
-    extrapolate from, and the last one (which may lead to no noise at all) does not extrapolate: both are of first order, which keeps the order of the whole.
-    Order 2 for eta = 0 (deterministic), weak order 2 for eta > 0, in the step of log(alpha / sigma), so on grids such as "log_snr" and "karras". One normal
-    a pixel and step for eta > 0.
+    The denoised image is extrapolated linearly in log(alpha / sigma) from the step before to the middle of this one.
+    The first step has nothing to extrapolate from, and the last one (which may lead to no noise at all) does not
+    extrapolate: both are of first order, which keeps the order of the whole. Order 2 for eta = 0 (deterministic), weak
+    order 2 for eta > 0, in the step of log(alpha / sigma), so on grids such as "log_snr" and "karras". One normal a
+    pixel and step for eta > 0.
 
     Args:
         order: 2, or 1 without memory: for eta = 0 DDIM, for eta = 1 DDPM's ancestral step with the "small" variance.
-        eta: share of the noise on the way back, >= 0: 0 (published default) the probability-flow ODE, 1 the published SDE version. In between, noise as for
-            `purify.solvers.sde.ReverseSDE`; others count eta^2, tau^2 there.
+        eta: share of the noise on the way back, >= 0: 0 (published default) the probability-flow ODE, 1 the published
+            SDE version. In between, noise as for `purify.solvers.sde.ReverseSDE`; others count eta^2, tau^2 there.
 
     Raises:
         ValueError: settings out of range.
@@ -51,5 +53,7 @@ class DPMSolver(StepRule):
         if before and 0 < index and not levels.is_last(index):
             width, width_before = (log(levels.ratio(i) / levels.ratio(i + 1)) for i in (index, index - 1))
             used = denoised + scaled(width / (2 * width_before), denoised - before[0])
-        x = advance(x, used, *(Level(levels.alpha(i), levels.ratio(i)) for i in (index, index + 1)), self.eta, keys, index)
+        x = advance(
+            x, used, *(Level(levels.alpha(i), levels.ratio(i)) for i in (index, index + 1)), self.eta, keys, index
+        )
         return torch.cat([x, denoised], dim=1) if before else x

@@ -1,7 +1,7 @@
 """The times that a solver walks, from t_star down to t_end.
 
-Times are those of the schedule in use. A grid of one batch is a tuple of floats, or, where every image has a t_star of its own, a float64 tensor
-(steps + 1, b): `times[i]` is what score models take as a time in both cases.
+Times are those of the schedule in use. A grid of one batch is a tuple of floats, or, where every image has a t_star of
+its own, a float64 tensor (steps + 1, b): `times[i]` is what score models take as a time in both cases.
 """
 
 import itertools
@@ -22,17 +22,19 @@ KARRAS_RHO = 7
 CHAIN_LENGTH = 1000
 
 
-def time_grid(t_star: float | Tensor, t_end: float, steps: int, grid: Grid = "uniform", schedule: Schedule | None = None) -> Times:
+def time_grid(
+    t_star: float | Tensor, t_end: float, steps: int, grid: Grid = "uniform", schedule: Schedule | None = None
+) -> Times:
     """steps + 1 times from `t_star` down to `t_end`.
 
     - "uniform": equal steps.
-    - "quadratic": t_i = t_end + (t_star - t_end) (1 - i/steps)^2, steps that shrink towards the data: with few of them this leaves much less of the last
-      ones' noise in the result.
-    - "karras": equal steps of (sigma/alpha)^(1/7) (Karras et al. 2022, arXiv 2206.00364, eq. 5); "log_snr": equal steps of log(sigma/alpha). Both need noise at
-      t_end, and the schedule.
+    - "quadratic": t_i = t_end + (t_star - t_end) (1 - i/steps)^2, steps that shrink towards the data: with few of them
+      this leaves much less of the last ones' noise in the result.
+    - "karras": equal steps of (sigma/alpha)^(1/7) (Karras et al. 2022, arXiv 2206.00364, eq. 5); "log_snr": equal steps
+      of log(sigma/alpha). Both need noise at t_end, and the schedule.
     - "chain": multiples of 1/1000 as equally spaced as integers can be, down to 0: a sub-sequence of DDPM's chain.
-    - "diffpure": DiffPure's own times, for parity with its numbers: steps of t_star / steps, the last one shortened by t_end, added up in float32 in the
-      reverse time s = 1 - t.
+    - "diffpure": DiffPure's own times, for parity with its numbers: steps of t_star / steps, the last one shortened by
+      t_end, added up in float32 in the reverse time s = 1 - t.
 
     Args:
         t_star: where to start, or (b,) float64: where each image starts.
@@ -46,9 +48,14 @@ def time_grid(t_star: float | Tensor, t_end: float, steps: int, grid: Grid = "un
     """
     if isinstance(t_star, Tensor):
         if grid in ("chain", "diffpure"):
-            raise ValueError(f"grid={grid!r} has the same times for all images; with a t_star for each image use another grid")
+            raise ValueError(
+                f"grid={grid!r} has the same times for all images; with a t_star for each image use another grid"
+            )
         return torch.stack(
-            [torch.as_tensor(t, dtype=torch.float64, device=t_star.device).expand(len(t_star)) for t in _walk(t_star, t_end, steps, grid, schedule)]
+            [
+                torch.as_tensor(t, dtype=torch.float64, device=t_star.device).expand(len(t_star))
+                for t in _walk(t_star, t_end, steps, grid, schedule)
+            ]
         )
     if grid == "diffpure":
         return _diffpure_grid(t_star, t_end, steps)
@@ -57,7 +64,9 @@ def time_grid(t_star: float | Tensor, t_end: float, steps: int, grid: Grid = "un
     return tuple(_walk(t_star, t_end, steps, grid, schedule))
 
 
-def _walk(t_star: float | Tensor, t_end: float, steps: int, grid: Grid, schedule: Schedule | None) -> list[float | Tensor]:
+def _walk(
+    t_star: float | Tensor, t_end: float, steps: int, grid: Grid, schedule: Schedule | None
+) -> list[float | Tensor]:
     """The grids that are equal steps of some function of the time."""
     if grid in ("uniform", "quadratic"):
         power = {"uniform": 1, "quadratic": 2}[grid]
@@ -79,8 +88,8 @@ def _chain_grid(t_star: float, t_end: float, steps: int) -> tuple[float, ...]:
     first = round(t_star * CHAIN_LENGTH)
     if abs(first - t_star * CHAIN_LENGTH) > 1e-6 or t_end != 0 or steps > first:
         raise ValueError(
-            f'grid="chain" takes up to t_star * {CHAIN_LENGTH} steps over multiples of 1/{CHAIN_LENGTH} down to t_end=0, got t_star={t_star}, t_end={t_end}, '
-            f"steps={steps}"
+            f'grid="chain" takes up to t_star * {CHAIN_LENGTH} steps over multiples of 1/{CHAIN_LENGTH} down to'
+            f" t_end=0, got t_star={t_star}, t_end={t_end}, steps={steps}"
         )
     return tuple(round(first * (1 - i / steps)) / CHAIN_LENGTH for i in range(steps + 1))
 
@@ -93,10 +102,15 @@ def _diffpure_grid(t_star: float, t_end: float, steps: int) -> tuple[float, ...]
         times.append(one - s)
     times = [*map(float, times), float(one - end)]
     if any(later >= earlier for earlier, later in itertools.pairwise(times)):
-        raise ValueError(f'grid="diffpure" cannot take steps={steps} from t_star={t_star} to t_end={t_end}: in float32 the last ones would overlap')
+        raise ValueError(
+            f'grid="diffpure" cannot take steps={steps} from t_star={t_star} to t_end={t_end}: in float32 the last ones'
+            " would overlap"
+        )
     return tuple(times)
 
 
 def per_image(value: float | Tensor, like: Tensor) -> float | Tensor:
-    """A number for the batch as it is, (b,) numbers in the dtype of the images `like` and ready to be multiplied with them."""
+    """A number for the batch as it is, (b,) numbers in the dtype of the images `like` and ready to be multiplied with
+    them.
+    """
     return value.to(like.dtype).reshape(-1, *[1] * (like.ndim - 1)) if isinstance(value, Tensor) else value

@@ -18,16 +18,17 @@ Predictor = Literal["ancestral", "reverse_diffusion"]
 class PredictorCorrector(StepRule):
     """Algorithms 2 and 3: after every step down, Langevin steps at the new level.
 
-    A correction is x <- x + h score + sqrt(2 h) z with h = 2 a (snr |z| / |score|)^2 (algorithms 4 and 5), where a = (alpha_t / alpha_s)^2 of the step from t
-    to s just taken: 1 for VE and EDM, 1 - beta for VP. The norms are those of each image, where the published code averages them over the batch: so h is a
-    function of the image and the key, and is differentiated as all else. No correction follows the last step: n steps cost n + (n - 1) corrections.
-    Weak order 1 by the predictor; a correction keeps the marginal up to order h. Normals a pixel: one a step and one a correction.
+    A correction is x <- x + h score + sqrt(2 h) z with h = 2 a (snr |z| / |score|)^2 (algorithms 4 and 5), where a =
+    (alpha_t / alpha_s)^2 of the step from t to s just taken: 1 for VE and EDM, 1 - beta for VP. The norms are those of
+    each image, where the published code averages them over the batch: so h is a function of the image and the key, and
+    is differentiated as all else. No correction follows the last step: n steps cost n + (n - 1) corrections. Weak order
+    1 by the predictor; a correction keeps the marginal up to order h. Normals a pixel: one a step and one a correction.
 
     Args:
         corrections: Langevin steps a level, at least 1. Published 1.
         snr: "signal-to-noise" ratio of a Langevin step, > 0. Published 0.16 for CIFAR-10.
-        predictor: "reverse_diffusion" (the paper's appendix E), whose last step adds no noise, or "ancestral", DDPM's step with the "small" variance (its
-            appendix F).
+        predictor: "reverse_diffusion" (the paper's appendix E), whose last step adds no noise, or "ancestral", DDPM's
+            step with the "small" variance (its appendix F).
 
     Raises:
         ValueError: settings out of range or unknown.
@@ -39,7 +40,10 @@ class PredictorCorrector(StepRule):
 
     def __post_init__(self) -> None:
         if not isinstance(self.corrections, int) or self.corrections < 1:
-            raise ValueError(f"corrections must be an integer from 1, got {self.corrections!r}; without any take the solver ancestral")
+            raise ValueError(
+                f"corrections must be an integer from 1, got {self.corrections!r}; without any take the solver"
+                " ancestral"
+            )
         if not 0 < self.snr < math.inf:
             raise ValueError(f"snr must be a positive number, got {self.snr}")
         if self.predictor not in get_args(Predictor):
@@ -57,7 +61,11 @@ class PredictorCorrector(StepRule):
 
     def step(self, levels: Levels, index: int, state: Tensor, keys: Tensor) -> Tensor:
         """See `StepRule.step`."""
-        x = DDIM(eta=1.0).step(levels, index, state, keys) if self.predictor == "ancestral" else _reverse_diffusion(levels, index, state, keys)
+        x = (
+            DDIM(eta=1.0).step(levels, index, state, keys)
+            if self.predictor == "ancestral"
+            else _reverse_diffusion(levels, index, state, keys)
+        )
         if levels.is_last(index):
             return x
         sigma, unit = levels.sigma(index + 1), 2 * (self.snr * levels.transition(index)[0]) ** 2
@@ -69,7 +77,9 @@ class PredictorCorrector(StepRule):
 
 
 def _reverse_diffusion(levels: Levels, index: int, x: Tensor, keys: Tensor) -> Tensor:
-    """x_s = (2 - a) x + V score + sqrt(V) z, where the forward process from s to t multiplies by a and adds noise of variance V."""
+    """x_s = (2 - a) x + V score + sqrt(V) z, where the forward process from s to t multiplies by a and adds noise of
+    variance V.
+    """
     factor, std = levels.transition(index)
     mean = scaled(2 - factor, x) - scaled(std**2 / levels.sigma(index), levels.noise(index, x))
     return mean if levels.is_last(index) else mean + scaled(std, normals(keys, Stage.INCREMENT, index, x))

@@ -1,7 +1,7 @@
 """The SDEs that purify, each on a clock that counts steps.
 
-A solver sees drift and diffusion per unit of the clock u in [0, steps] and walks integers, whatever times the steps stand for: times are never
-compared as floats.
+A solver sees drift and diffusion per unit of the clock u in [0, steps] and walks integers, whatever times the steps
+stand for: times are never compared as floats.
 """
 
 from typing import Protocol
@@ -15,7 +15,8 @@ from purify.solvers.grids import Times, per_image
 class SDE(Protocol):
     """An Ito equation with additive noise, dx = drift du + diffusion dw, on the clock u in [0, steps].
 
-    The pieces [i, i + 1] of the clock may have different paces. Where two of them meet, `piece` says which one is meant; None is the one that begins there.
+    The pieces [i, i + 1] of the clock may have different paces. Where two of them meet, `piece` says which one is
+    meant; None is the one that begins there.
     """
 
     steps: int
@@ -35,8 +36,8 @@ class SDE(Protocol):
 class ReverseSDE:
     """dx = [f x - (1 + eta^2)/2 g^2 score] dt + eta g dw, for dt < 0, over the pieces of a time grid.
 
-    eta = 1 is Anderson's reverse SDE (Song et al. 2021, arXiv 2011.13456, eq. 6), eta = 0 the probability-flow ODE (eq. 13); every eta
-    has the same marginals. t is piecewise linear in the clock u with the grid's times at the integers.
+    eta = 1 is Anderson's reverse SDE (Song et al. 2021, arXiv 2011.13456, eq. 6), eta = 0 the probability-flow ODE (eq.
+    13); every eta has the same marginals. t is piecewise linear in the clock u with the grid's times at the integers.
 
     Args:
         score: the score model.
@@ -77,7 +78,8 @@ class ReverseSDE:
 
 
 class LangevinSDE:
-    """dx = -lambda/2 [(x - image)/sigma^2 - score(x, t)] ds + eta sqrt(lambda) dw: Langevin dynamics around the image, at one fixed noise level t.
+    """dx = -lambda/2 [(x - image)/sigma^2 - score(x, t)] ds + eta sqrt(lambda) dw: Langevin dynamics around the image,
+    at one fixed noise level t.
 
     DiffPure's LD-SDE (Nie et al. 2022, arXiv 2205.07460, appendix). Every unit of the clock is `ds`.
 

@@ -15,14 +15,17 @@ from purify.solvers.grids import Times
 from purify.solvers.sde import SDE, ReverseSDE
 
 FIXED = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "rk4": 4}
-"""Methods of fixed steps -> network evaluations a step, which is also their order. torchdiffeq's "rk4" is the 3/8 rule."""
+"""Methods of fixed steps -> network evaluations a step, which is also their order. torchdiffeq's "rk4" is the 3/8 rule.
+"""
 
 ENDS = ("heun2", "rk4")
 """Methods of fixed steps that evaluate both ends of a step."""
 
 
 class Tableau(NamedTuple):
-    """An explicit Runge-Kutta method: where and with which weights of the slopes so far the next slope is taken, and the weights of all slopes in the step."""
+    """An explicit Runge-Kutta method: where and with which weights of the slopes so far the next slope is taken, and
+    the weights of all slopes in the step.
+    """
 
     stages: tuple[tuple[float, tuple[float, ...]], ...]
     step: tuple[float, ...]
@@ -40,7 +43,9 @@ ADAPTIVE = {
         ),
         (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84, 0.0),
     ),
-    "bosh3": Tableau(((1 / 2, (1 / 2,)), (3 / 4, (0.0, 3 / 4)), (1.0, (2 / 9, 1 / 3, 4 / 9))), (2 / 9, 1 / 3, 4 / 9, 0.0)),
+    "bosh3": Tableau(
+        ((1 / 2, (1 / 2,)), (3 / 4, (0.0, 3 / 4)), (1.0, (2 / 9, 1 / 3, 4 / 9))), (2 / 9, 1 / 3, 4 / 9, 0.0)
+    ),
     "adaptive_heun": Tableau(((1.0, (1.0,)),), (0.5, 0.5)),
 }
 """torchdiffeq's adaptive methods: Dormand & Prince 1980 (order 5), Bogacki & Shampine 1989 (3), Heun with Euler (2)."""
@@ -48,19 +53,24 @@ ADAPTIVE = {
 
 @dataclass(frozen=True)
 class TorchDiffEq:
-    """The probability-flow ODE (`purify.solvers.sde.ReverseSDE` with eta = 0) by torchdiffeq; there is no noise on the way back.
+    """The probability-flow ODE (`purify.solvers.sde.ReverseSDE` with eta = 0) by torchdiffeq; there is no noise on the
+    way back.
 
-    With an adaptive method every image is integrated alone, so that results do not depend on the batch. `steps` of the purifier are then the pieces of the
-    grid, each integrated with as many steps as the tolerances ask for: they bound the memory of exact gradients, and the network is evaluated more often,
-    and once more in the backward pass. Step sizes count as constants in gradients: they differ from the gradient of the ODE's solution by an error of
-    the order of the tolerance (finite differences see the step sizes change too, and differ more where the drift jumps, as DiscreteVP's does).
-    gradient="adjoint" is one solve of the adjoint equation with fixed steps over the whole way, and one for each piece with adaptive ones.
+    With an adaptive method every image is integrated alone, so that results do not depend on the batch. `steps` of the
+    purifier are then the pieces of the grid, each integrated with as many steps as the tolerances ask for: they bound
+    the memory of exact gradients, and the network is evaluated more often, and once more in the backward pass. Step
+    sizes count as constants in gradients: they differ from the gradient of the ODE's solution by an error of the order
+    of the tolerance (finite differences see the step sizes change too, and differ more where the drift jumps, as
+    DiscreteVP's does). gradient="adjoint" is one solve of the adjoint equation with fixed steps over the whole way, and
+    one for each piece with adaptive ones.
 
     Args:
-        method: with fixed steps "euler", "midpoint", "heun2", "heun3" or "rk4"; adaptive "dopri5", "bosh3" or "adaptive_heun".
+        method: with fixed steps "euler", "midpoint", "heun2", "heun3" or "rk4"; adaptive "dopri5", "bosh3" or
+            "adaptive_heun".
         rtol: of adaptive methods, relative tolerance, > 0.
         atol: of adaptive methods, absolute tolerance, > 0.
-        max_evaluations: of adaptive methods, of the network for one image and one piece (with the adjoint, there and back); beyond it a RuntimeError is raised.
+        max_evaluations: of adaptive methods, of the network for one image and one piece (with the adjoint, there and
+            back); beyond it a RuntimeError is raised.
 
     Raises:
         ValueError: settings out of range or unknown.
@@ -75,7 +85,10 @@ class TorchDiffEq:
 
     def __post_init__(self) -> None:
         if self.method in _REFUSED:
-            raise ValueError(f"method={self.method!r} of torchdiffeq is not available: {_REFUSED[self.method]}; use one of {', '.join([*FIXED, *ADAPTIVE])}")
+            raise ValueError(
+                f"method={self.method!r} of torchdiffeq is not available: {_REFUSED[self.method]}; use one of"
+                f" {', '.join([*FIXED, *ADAPTIVE])}"
+            )
         if self.method not in FIXED and self.method not in ADAPTIVE:
             raise ValueError(f"method={self.method!r} is not one of {', '.join([*FIXED, *ADAPTIVE])}")
         tolerance_of(self, self.method in ADAPTIVE)
@@ -90,7 +103,10 @@ class TorchDiffEq:
         if self.method in ADAPTIVE:
             return steps
         if steps % FIXED[self.method]:
-            raise ValueError(f"steps counts network evaluations, {FIXED[self.method]} a step with method={self.method!r}: {steps} is not a multiple")
+            raise ValueError(
+                f"steps counts network evaluations, {FIXED[self.method]} a step with method={self.method!r}: {steps} is"
+                " not a multiple"
+            )
         return steps // FIXED[self.method]
 
     def build(self, score: ScoreModel, times: Times) -> "ODESolver":
@@ -134,17 +150,20 @@ class ODESolver(Stepping):
         return end
 
     def solve_adjoint(self, x: Tensor, keys: Tensor, image: Tensor | None = None) -> Tensor:
-        """All steps; the gradient solves the adjoint equation backwards, with the same method and steps, the network counting as constant.
+        """All steps; the gradient solves the adjoint equation backwards, with the same method and steps, the network
+        counting as constant.
 
-        With fixed steps the states on the way back are those of the same solve, from the last one; adaptive methods begin each piece at the state kept there,
-        and choose their steps anew. The result approximates the gradient.
+        With fixed steps the states on the way back are those of the same solve, from the last one; adaptive methods
+        begin each piece at the state kept there, and choose their steps anew. The result approximates the gradient.
         """
         if self.tolerance is not None:
             for index in range(self.steps):
                 x = one_at_a_time(lambda ode, y, *_, i=index: self._adjoint_piece(ode, y, i), self.ode, x, keys, None)
             return x
         view = _View(self.ode, 0)
-        end = torchdiffeq.odeint_adjoint(view, x, _clock(x, self.steps), method=self.method, options={"step_size": 1.0}, adjoint_params=())[-1]
+        end = torchdiffeq.odeint_adjoint(
+            view, x, _clock(x, self.steps), method=self.method, options={"step_size": 1.0}, adjoint_params=()
+        )[-1]
         view.expect(FIXED[self.method] * self.steps)
         return end
 
@@ -158,12 +177,18 @@ class ODESolver(Stepping):
 
     def _adjoint_piece(self, ode: SDE, x: Tensor, index: int) -> Tensor:
         with explained():
-            return torchdiffeq.odeint_adjoint(_View(ode, index, self.tolerance), x, _clock(x, 1), **self._control(x), adjoint_params=())[-1]
+            return torchdiffeq.odeint_adjoint(
+                _View(ode, index, self.tolerance), x, _clock(x, 1), **self._control(x), adjoint_params=()
+            )[-1]
 
     def _control(self, x: Tensor) -> dict[str, Any]:
-        """What torchdiffeq is told about the steps; `step_t` makes the last one end with the piece, in both directions, not beyond it."""
+        """What torchdiffeq is told about the steps; `step_t` makes the last one end with the piece, in both directions,
+        not beyond it.
+        """
         assert self.tolerance is not None
-        return dict(method=self.method, rtol=self.tolerance.rtol, atol=self.tolerance.atol, options={"step_t": _clock(x, 1)})
+        return dict(
+            method=self.method, rtol=self.tolerance.rtol, atol=self.tolerance.atol, options={"step_t": _clock(x, 1)}
+        )
 
 
 def _clock(x: Tensor, end: int) -> Tensor:
@@ -218,7 +243,9 @@ class _Recorder(_View):
 
 
 class _Recorded(torch.autograd.Function):
-    """One image over one piece as a constant: torchdiffeq's adaptive methods do not work on the tensors of `torch.func`, which arrive here unwrapped."""
+    """One image over one piece as a constant: torchdiffeq's adaptive methods do not work on the tensors of
+    `torch.func`, which arrive here unwrapped.
+    """
 
     @staticmethod
     def forward(x: Tensor, solver: ODESolver, ode: SDE, index: int) -> tuple[Tensor, _Recorder]:
@@ -233,7 +260,9 @@ class _Recorded(torch.autograd.Function):
 
 
 def _runge_kutta(ode: SDE, index: int, x: Tensor, steps: list[tuple[float, float]], tableau: Tableau) -> Tensor:
-    """The piece by given steps. As in torchdiffeq, the last slope of a step is the first one of the next, whether the method was made for that or not."""
+    """The piece by given steps. As in torchdiffeq, the last slope of a step is the first one of the next, whether the
+    method was made for that or not.
+    """
     slope = ode.drift(float(index), x, piece=index)
     for begin, length in steps:
         slopes = [slope]

@@ -25,10 +25,11 @@ METHODS = {"euler": 1, "milstein": 1, "srk": 3}
 class TorchSDE:
     """The reverse SDE (`purify.solvers.sde.ReverseSDE`) by torchsde.
 
-    With adaptive steps, torchsde compares one step with two halves of it on the same Brownian path, for one image at a time, so that results do not depend
-    on the batch. `steps` of the purifier are then the pieces of the grid, each integrated with as many steps as the tolerances ask for: they bound the memory
-    of exact gradients, and the network is evaluated more often. Step sizes count as constants in gradients, so they are
-    not what finite differences give: other step sizes see other points of a rough path. Below 2^-16 of a piece the path is linear.
+    With adaptive steps, torchsde compares one step with two halves of it on the same Brownian path, for one image at a
+    time, so that results do not depend on the batch. `steps` of the purifier are then the pieces of the grid, each
+    integrated with as many steps as the tolerances ask for: they bound the memory of exact gradients, and the network
+    is evaluated more often. Step sizes count as constants in gradients, so they are not what finite differences give:
+    other step sizes see other points of a rough path. Below 2^-16 of a piece the path is linear.
 
     Args:
         method: "euler", "milstein" (equal to it: the noise is additive), or "srk" (three evaluations a step).
@@ -36,7 +37,8 @@ class TorchSDE:
         adaptive: whether the steps adapt to `rtol` and `atol`.
         rtol: of adaptive steps, relative tolerance, > 0.
         atol: of adaptive steps, absolute tolerance, > 0.
-        max_evaluations: of adaptive steps, of the network for one image and one piece; beyond it a RuntimeError is raised.
+        max_evaluations: of adaptive steps, of the network for one image and one piece; beyond it a RuntimeError is
+            raised.
 
     Raises:
         ValueError: settings out of range or unknown.
@@ -60,7 +62,9 @@ class TorchSDE:
 
     @property
     def has_adjoint(self) -> bool:
-        """See `SolverSettings.has_adjoint`: torchsde has no adjoint of srk, and that of adaptive steps would choose other steps on the way back."""
+        """See `SolverSettings.has_adjoint`: torchsde has no adjoint of srk, and that of adaptive steps would choose
+        other steps on the way back.
+        """
         return self.method != "srk" and not self.adaptive
 
     def intervals(self, steps: int) -> int:
@@ -68,7 +72,10 @@ class TorchSDE:
         if self.adaptive:
             return steps
         if steps % METHODS[self.method]:
-            raise ValueError(f"steps counts network evaluations, {METHODS[self.method]} a step with method={self.method!r}: {steps} is not a multiple")
+            raise ValueError(
+                f"steps counts network evaluations, {METHODS[self.method]} a step with method={self.method!r}: {steps}"
+                " is not a multiple"
+            )
         return steps // METHODS[self.method]
 
     def build(self, score: ScoreModel, times: Times) -> "SDESolver":
@@ -77,7 +84,8 @@ class TorchSDE:
 
 
 class SDESolver(Stepping):
-    """Integrates any `SDE` over the step clock, real times inside the SDE: piece by piece, ts = [i, i + 1], or with the adjoint all at once.
+    """Integrates any `SDE` over the step clock, real times inside the SDE: piece by piece, ts = [i, i + 1], or with the
+    adjoint all at once.
 
     Args:
         sde: what to integrate.
@@ -95,7 +103,11 @@ class SDESolver(Stepping):
     def step(self, index: int, state: Tensor, keys: Tensor, image: Tensor | None = None) -> Tensor:
         """See `Solver.step`."""
         # dt_min=0: instead of accepting steps that miss the tolerance, run into the limit of the evaluations.
-        control = {} if self.tolerance is None else dict(adaptive=True, rtol=self.tolerance.rtol, atol=self.tolerance.atol, dt_min=0.0)
+        control = (
+            {}
+            if self.tolerance is None
+            else dict(adaptive=True, rtol=self.tolerance.rtol, atol=self.tolerance.atol, dt_min=0.0)
+        )
 
         def piece(sde: SDE, x: Tensor, keys: Tensor, image: Tensor | None) -> Tensor:
             view = _TorchsdeView(sde, x, keys, image, index, self.tolerance)
@@ -107,32 +119,48 @@ class SDESolver(Stepping):
             return one_at_a_time(piece, self.sde, state, keys, image)
 
     def solve_adjoint(self, x: Tensor, keys: Tensor, image: Tensor | None = None) -> Tensor:
-        """All steps; the gradient solves torchsde's stochastic adjoint equation backwards, by Euler on the same grid and noise.
+        """All steps; the gradient solves torchsde's stochastic adjoint equation backwards, by Euler on the same grid
+        and noise.
 
-        The network counts as constant (`adjoint_params` holds the guiding image or nothing). The result approximates the gradient; how well
-        depends on the step size.
+        The network counts as constant (`adjoint_params` holds the guiding image or nothing). The result approximates
+        the gradient; how well depends on the step size.
         """
         view = _TorchsdeView(self.sde, x, keys, image)
-        y = self._integrate(torchsde.sdeint_adjoint, view, x, 0, self.steps, adjoint_method="euler", adjoint_params=() if image is None else (image,))
+        y = self._integrate(
+            torchsde.sdeint_adjoint,
+            view,
+            x,
+            0,
+            self.steps,
+            adjoint_method="euler",
+            adjoint_params=() if image is None else (image,),
+        )
         view.walks_up = False
         return y
 
-    def _integrate(self, integrate: Callable[..., Tensor], view: "_TorchsdeView", x: Tensor, start: int, end: int, **options: Any) -> Tensor:
+    def _integrate(
+        self, integrate: Callable[..., Tensor], view: "_TorchsdeView", x: Tensor, start: int, end: int, **options: Any
+    ) -> Tensor:
         # Times on the CPU: torchsde compares them at every step, which would wait for a GPU.
         ts = torch.tensor([start, end], dtype=torch.float64)
         with _untouched_generators(x.device):
-            states = integrate(sde=view, y0=x.flatten(1), ts=ts, dt=1.0, bm=view.brownian, method=self.method, **options)
+            states = integrate(
+                sde=view, y0=x.flatten(1), ts=ts, dt=1.0, bm=view.brownian, method=self.method, **options
+            )
         expected = (end - start) * METHODS[self.method]
         if self.tolerance is None and view.evaluations != expected:
-            raise RuntimeError(f"torchsde evaluated the drift {view.evaluations} times over {end - start} steps, expected {expected}")
+            raise RuntimeError(
+                f"torchsde evaluated the drift {view.evaluations} times over {end - start} steps, expected {expected}"
+            )
         return states[-1].reshape(x.shape)
 
 
 class _TorchsdeView:
     """An SDE as torchsde wants to see it: flat states, additive noise.
 
-    torchsde's contract check calls the drift once for its shape, before any solver asks for a Brownian increment; that call is answered
-    without the network. The caller compares `evaluations` with the number it expects, so no other call can go unnoticed.
+    torchsde's contract check calls the drift once for its shape, before any solver asks for a Brownian increment; that
+    call is answered without the network. The caller compares `evaluations` with the number it expects, so no other call
+    can go unnoticed.
 
     Args:
         sde: the equation.
@@ -146,7 +174,15 @@ class _TorchsdeView:
     noise_type = "additive"
     sde_type = "ito"
 
-    def __init__(self, sde: SDE, x: Tensor, keys: Tensor, image: Tensor | None, piece: int | None = None, tolerance: Tolerance | None = None):
+    def __init__(
+        self,
+        sde: SDE,
+        x: Tensor,
+        keys: Tensor,
+        image: Tensor | None,
+        piece: int | None = None,
+        tolerance: Tolerance | None = None,
+    ):
         self.sde = sde
         self.shape = x.shape
         self.brownian = KeyedBrownian(keys, x[0].numel(), x.dtype)

@@ -1,12 +1,15 @@
-"""ADDT, adversarial denoising diffusion training: denoising score matching whose noise is bent towards fooling a classifier.
+"""ADDT, adversarial denoising diffusion training: denoising score matching whose noise is bent towards fooling a
+classifier.
 
-Liu et al. 2025, "Towards Understanding the Robustness of Diffusion-Based Purification: A Stochastic Perspective" (arXiv 2404.14309). Taken from it, with the
-numbers of its published code: the perturbation is found by gradients through the one-step denoised image and the classifier (classifier-guided perturbation
-optimisation, CGPO), turned into a rearranged Gaussian sample after every gradient (rank-based Gaussian mapping, RBGM), mixed into the noise by a ratio that
-depends on the noise level, and the network then learns to denoise as usual, with fresh noise beside the perturbation.
+Liu et al. 2025, "Towards Understanding the Robustness of Diffusion-Based Purification: A Stochastic Perspective" (arXiv
+2404.14309). Taken from it, with the numbers of its published code: the perturbation is found by gradients through the
+one-step denoised image and the classifier (classifier-guided perturbation optimisation, CGPO), turned into a rearranged
+Gaussian sample after every gradient (rank-based Gaussian mapping, RBGM), mixed into the noise by a ratio that depends
+on the noise level, and the network then learns to denoise as usual, with fresh noise beside the perturbation.
 
-What differs: any process, parametrisation and value range (the published code has its VP, EDM and DDPM versions side by side, for images in [-1, 1]);
-noise levels and weighting are those of the other objectives; pixels with equal gradients are ordered at random, where a sort would lay them out as a ramp.
+What differs: any process, parametrisation and value range (the published code has its VP, EDM and DDPM versions side by
+side, for images in [-1, 1]); noise levels and weighting are those of the other objectives; pixels with equal gradients
+are ordered at random, where a sort would lay them out as a ramp.
 """
 
 import math
@@ -28,7 +31,8 @@ class Perturbation:
     Attributes:
         rounds: gradients of the classifier for each step of the training, each with fresh noise; they add up.
         strength: standard deviation of the perturbation in the image x_t / alpha, for images in [-1, 1].
-        largest: of the perturbation's share of the noise, as a ratio of standard deviations; what limits the strength where the noise is small.
+        largest: of the perturbation's share of the noise, as a ratio of standard deviations; what limits the strength
+            where the noise is small.
     """
 
     rounds: int = 5
@@ -44,32 +48,44 @@ class Perturbation:
             raise ValueError(f"largest must lie in (0, 1], got {self.largest}")
 
     def ratio(self, model: ScoreModel, t: Tensor) -> Tensor:
-        """(b, 1, 1, 1) float32: gamma = min(strength alpha / sigma, largest) at times (b,), with the strength in units of half the model's value range."""
+        """(b, 1, 1, 1) float32: gamma = min(strength alpha / sigma, largest) at times (b,), with the strength in units
+        of half the model's value range.
+        """
         low, high = model.value_range
         gamma = self.strength * (high - low) / 2 / noise_to_signal(model.schedule, t.double())
         return gamma.clamp(max=self.largest).float().reshape(-1, 1, 1, 1)
 
 
 def adversarial_denoising(
-    times: Times, classifier: nn.Module, perturbation: Perturbation | None = None, flip: bool = False, weighting: Weighting = "simple"
+    times: Times,
+    classifier: nn.Module,
+    perturbation: Perturbation | None = None,
+    flip: bool = False,
+    weighting: Weighting = "simple",
 ) -> Loss:
-    """ADDT's loss: `denoising_score_matching` with the noise sqrt(1 - gamma^2) n + gamma delta, where delta is an `adversarial_perturbation`.
+    """ADDT's loss: `denoising_score_matching` with the noise sqrt(1 - gamma^2) n + gamma delta, where delta is an
+    `adversarial_perturbation`.
 
     A step takes `rounds` gradients through network and classifier besides its own.
 
     Args:
         times: distribution of t.
-        classifier: images (b, c, h, w) in [0, 1] -> logits (b, classes), in evaluation mode, on the device of the training; never altered.
+        classifier: images (b, c, h, w) in [0, 1] -> logits (b, classes), in evaluation mode, on the device of the
+            training; never altered.
         perturbation: see `Perturbation`; None for its defaults.
         flip: whether each image is mirrored with probability 1/2.
         weighting: see `purify.training.objectives.weights`.
 
     Raises:
-        ValueError: a classifier in training mode, or an unknown weighting; and when called, times beyond the model's `t_max`.
+        ValueError: a classifier in training mode, or an unknown weighting; and when called, times beyond the model's
+            `t_max`.
     """
     check_weighting(weighting)
     if classifier.training:
-        raise ValueError("classifier is in training mode, in which every call would alter its running statistics: give classifier.eval()")
+        raise ValueError(
+            "classifier is in training mode, in which every call would alter its running statistics: give"
+            " classifier.eval()"
+        )
     settings = perturbation or Perturbation()
 
     def loss(model: ScoreModel, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
@@ -86,12 +102,19 @@ def mixed(noise: Tensor, delta: Tensor, gamma: Tensor) -> Tensor:
 
 
 def adversarial_perturbation(
-    model: ScoreModel, classifier: nn.Module, x0: Tensor, labels: Tensor, t: Tensor, settings: Perturbation, generator: torch.Generator
+    model: ScoreModel,
+    classifier: nn.Module,
+    x0: Tensor,
+    labels: Tensor,
+    t: Tensor,
+    settings: Perturbation,
+    generator: torch.Generator,
 ) -> Tensor:
-    """A rearranged standard normal sample that, as part of the noise, raises the classifier's loss on the one-step denoised image: CGPO.
+    """A rearranged standard normal sample that, as part of the noise, raises the classifier's loss on the one-step
+    denoised image: CGPO.
 
-    In every round the gradient of the cross-entropy with respect to delta is added to those before, and delta becomes a fresh normal sample in the order of
-    their sum. The network is that of the moment, and is not trained by this.
+    In every round the gradient of the cross-entropy with respect to delta is added to those before, and delta becomes a
+    fresh normal sample in the order of their sum. The network is that of the moment, and is not trained by this.
 
     Args:
         model: whose `denoised` is attacked.
@@ -121,9 +144,11 @@ def adversarial_perturbation(
 
 
 def rank_based_gaussian_mapping(values: Tensor, generator: torch.Generator) -> Tensor:
-    """A standard normal sample in the order of `values`, in each channel of each image: its largest number stands where the largest value does (RBGM).
+    """A standard normal sample in the order of `values`, in each channel of each image: its largest number stands where
+    the largest value does (RBGM).
 
-    Sorted, the result is an independent N(0, 1) sample whatever `values` are; only the places are theirs. Equal values are ordered at random.
+    Sorted, the result is an independent N(0, 1) sample whatever `values` are; only the places are theirs. Equal values
+    are ordered at random.
 
     Args:
         values: (b, c, h, w).

@@ -1,7 +1,7 @@
 """Training on tensors: weight averaging, and a loop that resumes exactly. What is minimised is in `purify.objectives`.
 
-Nothing here knows files or data sets. All randomness of step i (which images, which noise) is a function of (seed, i), so a run
-that was stopped and resumed takes the same steps as one that was not.
+Nothing here knows files or data sets. All randomness of step i (which images, which noise) is a function of (seed, i),
+so a run that was stopped and resumed takes the same steps as one that was not.
 """
 
 import contextlib
@@ -19,7 +19,9 @@ from purify.training.objectives import Loss
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How to train. `precision` is the autocast type of the forward pass; weights, optimiser and averages stay float32."""
+    """How to train. `precision` is the autocast type of the forward pass; weights, optimiser and averages stay
+    float32.
+    """
 
     steps: int
     batch_size: int = 128
@@ -40,7 +42,8 @@ class TrainingSettings:
 
 
 class Trainer:
-    """AdamW with warm-up and cosine decay, an exponential moving average of the weights, and a state that resumes exactly.
+    """AdamW with warm-up and cosine decay, an exponential moving average of the weights, and a state that resumes
+    exactly.
 
     Args:
         model: trained in place, on the device it is on; channels-last memory is up to the caller.
@@ -60,7 +63,9 @@ class Trainer:
         self.settings = settings
         self.step = 0
         self.average = copy.deepcopy(model).requires_grad_(False).eval()
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
         self._order: tuple[int, Tensor] | None = None
 
     def learning_rate(self, step: int) -> float:
@@ -69,7 +74,9 @@ class Trainer:
         return s.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / s.steps))
 
     def run(self, stop: Callable[[int, Tensor], bool] | None = None) -> None:
-        """Trains until `settings.steps`, or until `stop(step, loss)`, asked after every step, is true. `loss` stays on the device."""
+        """Trains until `settings.steps`, or until `stop(step, loss)`, asked after every step, is true. `loss` stays on
+        the device.
+        """
         self.model.train()
         while self.step < self.settings.steps:
             loss = self._train_step()
@@ -95,7 +102,9 @@ class Trainer:
         return loss.detach()
 
     def _batch_rows(self) -> Tensor:
-        """Rows of this step's batch: epochs of a fresh permutation each; the incomplete last batch of an epoch is skipped."""
+        """Rows of this step's batch: epochs of a fresh permutation each; the incomplete last batch of an epoch is
+        skipped.
+        """
         per_epoch = len(self.images) // self.settings.batch_size
         epoch, batch = divmod(self.step, per_epoch)
         if self._order is None or self._order[0] != epoch:
@@ -106,7 +115,8 @@ class Trainer:
 
     @torch.no_grad()
     def _update_average(self) -> None:
-        decay = min(self.settings.ema_decay, (1 + self.step) / (10 + self.step))  # short memory at first, as TensorFlow's average has
+        # short memory at first, as TensorFlow's average has
+        decay = min(self.settings.ema_decay, (1 + self.step) / (10 + self.step))
         averaged, current = list(self.average.parameters()), [p.detach() for p in self.model.parameters()]
         torch._foreach_lerp_(averaged, current, 1 - decay)
         for ours, theirs in zip(self.average.buffers(), self.model.buffers(), strict=True):

@@ -34,7 +34,9 @@ class Times(Protocol):
         """The largest time that is drawn."""
 
     def draw(self, count: int, generator: torch.Generator, schedule: Schedule) -> Tensor:
-        """(count,) float32 times of `schedule`, stratified over the batch (Kingma et al. 2021, arXiv 2107.00630) for lower variance."""
+        """(count,) float32 times of `schedule`, stratified over the batch (Kingma et al. 2021, arXiv 2107.00630) for
+        lower variance.
+        """
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,9 @@ class TimeSampling:
 
 @dataclass(frozen=True)
 class LogSNRTimes:
-    """The logarithm of the signal-to-noise ratio alpha^2 / sigma^2 uniform between its values at `t_min` and `t_max`."""
+    """The logarithm of the signal-to-noise ratio alpha^2 / sigma^2 uniform between its values at `t_min` and
+    `t_max`.
+    """
 
     t_min: float = 1e-5
     t_max: float = 1.0
@@ -80,10 +84,11 @@ class LogSNRTimes:
 
 @dataclass(frozen=True)
 class LognormalTimes:
-    """ln(sigma / alpha) ~ N(mean, std^2), restricted to [t_min, t_max]: the noise sampling of EDM (Karras et al. 2022, arXiv 2206.00364, table 1).
+    """ln(sigma / alpha) ~ N(mean, std^2), restricted to [t_min, t_max]: the noise sampling of EDM (Karras et al. 2022,
+    arXiv 2206.00364, table 1).
 
-    The defaults are EDM's P_mean and P_std, for images in [-1, 1]. EDM itself does not restrict the noise level: on its schedule, whose times are noise levels,
-    give t_max=80.
+    The defaults are EDM's P_mean and P_std, for images in [-1, 1]. EDM itself does not restrict the noise level: on its
+    schedule, whose times are noise levels, give t_max=80.
     """
 
     t_min: float = 1e-5
@@ -114,7 +119,9 @@ def _log_ratios(times: "LogSNRTimes | LognormalTimes", schedule: Schedule) -> Te
 
 
 def _times_of(log_ratios: Tensor, times: "LogSNRTimes | LognormalTimes", schedule: Schedule) -> Tensor:
-    """float32 times with these ln(sigma / alpha); neither rounding nor an infinite logarithm leads out of [t_min, t_max]."""
+    """float32 times with these ln(sigma / alpha); neither rounding nor an infinite logarithm leads out of [t_min,
+    t_max].
+    """
     low, high = _log_ratios(times, schedule)
     return schedule.time_of(log_ratios.clamp(low, high).exp()).clamp(times.t_min, times.t_max).float()
 
@@ -131,12 +138,14 @@ def to_network_range(images: Tensor, value_range: tuple[float, float] = (-1.0, 1
 
 
 def weights(model: ScoreModel, t: Tensor, weighting: Weighting) -> Tensor:
-    """w(t) such that w |output - target|^2 is the squared error that `weighting` stands for, whatever the model predicts.
+    """w(t) such that w |output - target|^2 is the squared error that `weighting` stands for, whatever the model
+    predicts.
 
     - "simple": of the output itself; for noise prediction Ho et al.'s L_simple (2020, arXiv 2006.11239, eq. 14);
-    - "likelihood": g(t)^2 |error of the score|^2, with which the loss bounds the likelihood (Song et al. 2021, arXiv 2101.09258, eq. 7);
-    - "edm": (s^2 + sd^2) / (s sd)^2 |error of the clean image|^2 for s = sigma / alpha and sd the model's `sigma_data` (Karras et al. 2022,
-      arXiv 2206.00364, table 1): the error of EDM's raw F;
+    - "likelihood": g(t)^2 |error of the score|^2, with which the loss bounds the likelihood (Song et al. 2021, arXiv
+      2101.09258, eq. 7);
+    - "edm": (s^2 + sd^2) / (s sd)^2 |error of the clean image|^2 for s = sigma / alpha and sd the model's `sigma_data`
+      (Karras et al. 2022, arXiv 2206.00364, table 1): the error of EDM's raw F;
     - "snr": alpha^2 / sigma^2 |error of the clean image|^2: the error of the noise;
     - "min-snr": the same with a ratio of at most 5 (Hang et al. 2023, arXiv 2303.09556, eq. 8).
 
@@ -157,7 +166,9 @@ def weights(model: ScoreModel, t: Tensor, weighting: Weighting) -> Tensor:
     one, none = torch.ones_like(t), torch.zeros_like(t)
 
     def factor(kind: Literal["noise", "score", "x0", "edm"]) -> Tensor:
-        """Error of the prediction `kind` that an error of 1 in the output is: conversions are linear in the output and the noisy image."""
+        """Error of the prediction `kind` that an error of 1 in the output is: conversions are linear in the output and
+        the noisy image.
+        """
         return convert(one, none, alpha, sigma, model.prediction, kind, model.sigma_data)
 
     match weighting:
@@ -191,7 +202,8 @@ def denoising_loss(model: ScoreModel, x0: Tensor, noise: Tensor, t: Tensor, weig
 
 
 def denoising_score_matching(times: Times, flip: bool = False, weighting: Weighting = "simple") -> Loss:
-    """E w(t) |network(x_t, t) - target|^2 with the target of the model's own parametrisation (Vincent 2011; Song et al. 2021, arXiv 2011.13456, eq. 7).
+    """E w(t) |network(x_t, t) - target|^2 with the target of the model's own parametrisation (Vincent 2011; Song et al.
+    2021, arXiv 2011.13456, eq. 7).
 
     Args:
         times: distribution of t.
@@ -211,8 +223,12 @@ def denoising_score_matching(times: Times, flip: bool = False, weighting: Weight
     return loss
 
 
-def draw_batch(model: ScoreModel, images: Tensor, times: Times, flip: bool, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """x0 (b, c, h, w) in the model's `value_range`, noise of its shape and times (b,) for uint8 images; see `denoising_score_matching`."""
+def draw_batch(
+    model: ScoreModel, images: Tensor, times: Times, flip: bool, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x0 (b, c, h, w) in the model's `value_range`, noise of its shape and times (b,) for uint8 images; see
+    `denoising_score_matching`.
+    """
     if times.t_max > model.t_max:
         raise ValueError(f"{times}: t_max lies beyond {model.t_max}, the end of the model's times")
     x0 = to_network_range(images, model.value_range)
@@ -236,7 +252,9 @@ def _mirrored(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def classification(label_smoothing: float = 0.0, shift: int = 2, flip: bool = True) -> Loss:
-    """Cross-entropy on images in [0, 1], each shifted by up to `shift` pixels (zero padding) and mirrored with probability 1/2."""
+    """Cross-entropy on images in [0, 1], each shifted by up to `shift` pixels (zero padding) and mirrored with
+    probability 1/2.
+    """
 
     def loss(model: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         x = images.float() / 255

@@ -35,7 +35,9 @@ _OF_DATA = {"cifar10": "cifar10-small"}
 
 
 def packaged_score_models() -> dict[str, Path]:
-    """Name -> file of the score models that come with the package. A data set's name, "cifar10", stands for the one trained on it."""
+    """Name -> file of the score models that come with the package. A data set's name, "cifar10", stands for the one
+    trained on it.
+    """
     folder = Path(str(resources.files("purify.zoo") / "weights"))
     files = {file.name.removesuffix(_SUFFIX): file for file in sorted(folder.glob("*" + _SUFFIX))}
     return {name: files[network] for name, network in _OF_DATA.items() if network in files} | files
@@ -51,8 +53,8 @@ def find_score_model(name_or_path: str | os.PathLike[str]) -> Path:
     near = difflib.get_close_matches(str(name_or_path), [*packaged_score_models(), *registry.entries()], n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     raise CheckpointError(
-        f"no score model {str(name_or_path)!r}{hint} Packaged: {', '.join(packaged_score_models())}; known checkpoints: `purify models list`; else give the "
-        "path of a .safetensors file or of a diffusers folder"
+        f"no score model {str(name_or_path)!r}{hint} Packaged: {', '.join(packaged_score_models())}; known checkpoints:"
+        " `purify models list`; else give the path of a .safetensors file or of a diffusers folder"
     )
 
 
@@ -67,21 +69,25 @@ def load_score_model(
     """A frozen `ScoreModel` in evaluation mode, float32, on the CPU.
 
     Args:
-        name_or_path: a packaged name ("fashion-mnist"), a name in the registry of known checkpoints (`purify models list`), the path of a file written by
-            `save_score_model`, the folder of a `diffusers` UNet2DModel, or with `architecture` and `config` the path of an official checkpoint, see
-            `purify.zoo.official.load_official`.
-        architecture: of an official checkpoint: a name in `purify.networks.ARCHITECTURES`, for instance "score_sde/ncsnpp".
+        name_or_path: a packaged name ("fashion-mnist"), a name in the registry of known checkpoints (`purify models
+            list`), the path of a file written by `save_score_model`, the folder of a `diffusers` UNet2DModel, or with
+            `architecture` and `config` the path of an official checkpoint, see `purify.zoo.official.load_official`.
+        architecture: of an official checkpoint: a name in `purify.networks.ARCHITECTURES`, for instance
+            "score_sde/ncsnpp".
         config: of an official checkpoint: the official configuration, as a dictionary or a JSON file.
-        images: (n, c, h, w) in [0, 1], a few like those that the network was trained on, for the check; smooth synthetic ones without.
-        check: whether to look if the model denoises at all, and to warn (`ScoreModelWarning`) with the likely mistake if it does not; see
-            `purify.zoo.self_check`. Costs one evaluation of three small images.
+        images: (n, c, h, w) in [0, 1], a few like those that the network was trained on, for the check; smooth
+            synthetic ones without.
+        check: whether to look if the model denoises at all, and to warn (`ScoreModelWarning`) with the likely mistake
+            if it does not; see `purify.zoo.self_check`. Costs one evaluation of three small images.
 
     Raises:
         CheckpointError: unknown name, weights that are not there, or a file that cannot be used.
         ValueError: an architecture or a configuration that cannot be used.
     """
     if (architecture is None) != (config is None):
-        raise ValueError(f"architecture and config go together, got architecture={architecture!r} and config={config!r}")
+        raise ValueError(
+            f"architecture and config go together, got architecture={architecture!r} and config={config!r}"
+        )
     if architecture is not None and config is not None:
         model = load_official(name_or_path, architecture, config)
     elif str(name_or_path) in registry.entries():
@@ -104,7 +110,10 @@ def _load_known(entry: registry.Entry) -> ScoreModel:
         raise CheckpointError(f"the weights {entry.name!r} are not at {path}: {registry.how_to_get(entry)}")
     for file, downloaded in registry.downloads_of(entry):
         if file.size is not None and downloaded.is_file() and downloaded.stat().st_size != file.size:
-            raise CheckpointError(f"{downloaded} has {downloaded.stat().st_size:,} bytes, expected {file.size:,}: delete it, and {registry.how_to_get(entry)}")
+            raise CheckpointError(
+                f"{downloaded} has {downloaded.stat().st_size:,} bytes, expected {file.size:,}: delete it, and"
+                f" {registry.how_to_get(entry)}"
+            )
     if entry.config is None or entry.architecture is None:
         return load_diffusers(path)
     return load_official(path, entry.architecture, entry.config)
@@ -114,7 +123,9 @@ def _load_own(path: Path) -> ScoreModel:
     guard.check_archive(path)
     description, tensors = checkpoint.read(path, KIND)
     try:
-        network = checkpoint.build_with(lambda: networks.build(description["architecture"], description["config"]), tensors, path)
+        network = checkpoint.build_with(
+            lambda: networks.build(description["architecture"], description["config"]), tensors, path
+        )
         schedule = schedules.from_description(description["schedule"])
         settings = {name: description[name] for name in _SETTINGS if name in description}
         for name in ("image_shape", "value_range"):
@@ -146,11 +157,23 @@ _SETTINGS = (
 
 def settings_of(model: ScoreModel) -> dict[str, Any]:
     """What a score model is beside its network, JSON-compatible."""
-    return {"schedule": schedules.describe(model.schedule), **{name: getattr(model, name) for name in _SETTINGS}, "class_label": model.class_label}
+    return {
+        "schedule": schedules.describe(model.schedule),
+        **{name: getattr(model, name) for name in _SETTINGS},
+        "class_label": model.class_label,
+    }
 
 
-def save_score_model(path: str | os.PathLike[str], model: ScoreModel, architecture: str, config: dict[str, Any], dtype: torch.dtype = torch.float16) -> None:
-    """Writes a model whose network is `networks.build(architecture, config)`; `model.metadata` is kept as its provenance."""
+def save_score_model(
+    path: str | os.PathLike[str],
+    model: ScoreModel,
+    architecture: str,
+    config: dict[str, Any],
+    dtype: torch.dtype = torch.float16,
+) -> None:
+    """Writes a model whose network is `networks.build(architecture, config)`; `model.metadata` is kept as its
+    provenance.
+    """
     description = {
         "kind": KIND,
         "architecture": architecture,

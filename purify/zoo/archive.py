@@ -1,4 +1,6 @@
-"""Unpacks archives from strangers: nothing outside the folder, no links, no devices, no more than was agreed, all or nothing."""
+"""Unpacks archives from strangers: nothing outside the folder, no links, no devices, no more than was agreed, all or
+nothing.
+"""
 
 import gzip
 import io
@@ -16,7 +18,8 @@ from typing import IO, BinaryIO
 
 _CHUNK = 2**20
 _BROKEN = (
-    tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, ArithmeticError, EOFError, OSError, LookupError, RuntimeError, ValueError
+    tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+    ArithmeticError, EOFError, OSError, LookupError, RuntimeError, ValueError
 )  # fmt: skip
 
 
@@ -25,9 +28,15 @@ class ArchiveError(ValueError):
 
 
 def extract(
-    archive: str | os.PathLike[str], folder: str | os.PathLike[str], *, limit_bytes: int = 2**32, limit_files: int = 100_000, inside: str | None = None
+    archive: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    limit_bytes: int = 2**32,
+    limit_files: int = 100_000,
+    inside: str | None = None,
 ) -> None:
-    """Unpacks a .zip, .tar or .tar.gz into a new folder, which appears when all is written; owners and permissions are not taken over.
+    """Unpacks a .zip, .tar or .tar.gz into a new folder, which appears when all is written; owners and permissions are
+    not taken over.
 
     Args:
         archive: the file.
@@ -37,8 +46,8 @@ def extract(
         inside: only this top folder of the archive, which becomes `folder`; by default everything.
 
     Raises:
-        ArchiveError: not a whole archive; an entry with an absolute path, "..", a link or a device; more than the limits; no folder `inside`;
-            `folder` is there already. Nothing is left behind.
+        ArchiveError: not a whole archive; an entry with an absolute path, "..", a link or a device; more than the
+            limits; no folder `inside`; `folder` is there already. Nothing is left behind.
     """
     archive, folder = Path(archive), Path(folder)
     if folder.exists():
@@ -72,7 +81,9 @@ def _unpack(archive: Path, folder: Path, limit_bytes: int, limit_files: int) -> 
             continue
         declared += size
         if declared > limit_bytes:
-            raise ArchiveError(f"{archive} declares {declared:,} bytes up to {name!r}, expected at most {limit_bytes:,}")
+            raise ArchiveError(
+                f"{archive} declares {declared:,} bytes up to {name!r}, expected at most {limit_bytes:,}"
+            )
         target.parent.mkdir(parents=True, exist_ok=True)
         with source, open(target, "xb") as file:
             shutil.copyfileobj(source, file, _CHUNK)  # ends at the declared size
@@ -87,7 +98,9 @@ def _inside(folder: Path, name: str, archive: Path) -> Path:
 
 
 def _entries(archive: Path, limit_bytes: int, limit_files: int) -> Iterator[tuple[str, int, bool, IO[bytes]]]:
-    """(name, declared size, whether a folder, content) of every entry, in order; contents are read before the next entry."""
+    """(name, declared size, whether a folder, content) of every entry, in order; contents are read before the next
+    entry.
+    """
     with open(archive, "rb") as file:
         start = file.read(4)
     if start.startswith(b"PK"):
@@ -118,7 +131,9 @@ def _tar_entries(archive: Path, file: "_Bounded") -> Iterator[tuple[str, int, bo
 
 
 class _Bounded:
-    """A stream for `tarfile` that ends in ArchiveError where more is asked for than can be right: its headers declare their own sizes."""
+    """A stream for `tarfile` that ends in ArchiveError where more is asked for than can be right: its headers declare
+    their own sizes.
+    """
 
     def __init__(self, file: BinaryIO, limit: int):
         self.file, self.limit = file, limit

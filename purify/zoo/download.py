@@ -1,6 +1,7 @@
 """Downloads that end in the right file or in none: resumed, bounded, checked, and moved into place at the end.
 
-While a download runs, or waits to be resumed, TARGET.partial holds what has come and TARGET.partial.json what the server said of it.
+While a download runs, or waits to be resumed, TARGET.partial holds what has come and TARGET.partial.json what the
+server said of it.
 """
 
 import fcntl
@@ -27,8 +28,8 @@ _TIMEOUT = (15.0, 60.0)  # seconds: to connect, and between two pieces
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
 _LONGEST_WAIT = 30.0
 _WEB_PAGE = (
-    "answers with a web page, not with the file: Google Drive does so when too many people fetched a file today, others when a login or a confirmation is "
-    "needed. Try again tomorrow, or in a browser"
+    "answers with a web page, not with the file: Google Drive does so when too many people fetched a file today, others"
+    " when a login or a confirmation is needed. Try again tomorrow, or in a browser"
 )
 
 
@@ -76,8 +77,9 @@ def download(
         The file's SHA-256, which is recorded in TARGET.sha256.
 
     Raises:
-        DownloadError: not reachable, refused, a web page in place of the file, another size or checksum, no space, or another process at work on the
-            same file. Nothing is left behind but, where the transfer can be resumed, the partial file.
+        DownloadError: not reachable, refused, a web page in place of the file, another size or checksum, no space, or
+            another process at work on the same file. Nothing is left behind but, where the transfer can be resumed, the
+            partial file.
     """
     target = Path(target)
     if target.exists():
@@ -104,7 +106,8 @@ def recorded_sha256(target: Path) -> str | None:
 
 
 def check_file(path: Path, size: int | None = None, sha256: str | None = None, md5: str | None = None) -> str:
-    """The SHA-256 of a file that is as expected; one that was not known is recorded in PATH.sha256, and expected from then on.
+    """The SHA-256 of a file that is as expected; one that was not known is recorded in PATH.sha256, and expected from
+    then on.
 
     Raises:
         DownloadError: another size or checksum.
@@ -116,7 +119,10 @@ def check_file(path: Path, size: int | None = None, sha256: str | None = None, m
         digests = _digests(file)
     for name, expected in (("sha256", sha256 or recorded_sha256(path)), ("md5", md5)):
         if expected not in (None, digests[name]):
-            raise DownloadError(f"{path} has the {name} {digests[name]}, expected {expected}{_where_from(path, expected)}: delete it and fetch it again")
+            raise DownloadError(
+                f"{path} has the {name} {digests[name]}, expected {expected}{_where_from(path, expected)}: delete it"
+                " and fetch it again"
+            )
     _write_record(path, digests["sha256"])
     return digests["sha256"]
 
@@ -149,7 +155,9 @@ class _Job:
                 failures = 0 if self.here > best else failures + 1
                 best = max(best, self.here)
                 if failures > retries:
-                    raise DownloadError(f"{self.address}: {error}; gave up after {retries} retries. {self._by_hand()}") from error
+                    raise DownloadError(
+                        f"{self.address}: {error}; gave up after {retries} retries. {self._by_hand()}"
+                    ) from error
                 sleep(min(2.0**failures, _LONGEST_WAIT))
 
     def finish(self) -> str:
@@ -163,8 +171,8 @@ class _Job:
                 came = self.here
                 self._reset()
                 raise DownloadError(
-                    f"{self.address} gave {came:,} bytes with the {name} {digests[name]}, expected {expected}{_where_from(self.target, expected)}; "
-                    "they were deleted"
+                    f"{self.address} gave {came:,} bytes with the {name} {digests[name]}, expected"
+                    f" {expected}{_where_from(self.target, expected)}; they were deleted"
                 )
         os.fsync(self.file.fileno())
         os.replace(_partial_path(self.target), self.target)
@@ -181,15 +189,20 @@ class _Job:
         try:
             with requests.get(self.address, headers=headers, stream=True, timeout=_TIMEOUT) as response:
                 if self._begin(response):
-                    for chunk in response.raw.stream(_CHUNK, decode_content=False):  # bytes as they are, whatever encoding a server claims for them
+                    # bytes as they are, whatever encoding a server claims for them
+                    for chunk in response.raw.stream(_CHUNK, decode_content=False):
                         self._write(chunk)
         except requests.exceptions.SSLError as error:
             raise DownloadError(f"{self.address}: the connection is not trusted: {error}. {self._by_hand()}") from error
         except requests.exceptions.ConnectionError as error:
             reason = getattr(error.args[0], "reason", None) if error.args else None
-            unreachable = isinstance(reason, NewConnectionError) or isinstance(error, requests.exceptions.ProxyError | requests.exceptions.ConnectTimeout)
+            unreachable = isinstance(reason, NewConnectionError) or isinstance(
+                error, requests.exceptions.ProxyError | requests.exceptions.ConnectTimeout
+            )
             if unreachable and not self.answered:
-                raise DownloadError(f"{self.address} cannot be reached: is this machine online? {self._by_hand()}") from error
+                raise DownloadError(
+                    f"{self.address} cannot be reached: is this machine online? {self._by_hand()}"
+                ) from error
             raise self._dropped() from error
         except (requests.exceptions.ChunkedEncodingError, requests.exceptions.Timeout, HTTPError) as error:
             raise self._dropped() from error
@@ -203,10 +216,15 @@ class _Job:
             raise DownloadError(f"{self.address} gave {came:,} bytes, expected {self.size:,}; they were deleted")
 
     def _dropped(self) -> _Dropped:
-        return _Dropped(f"the connection was lost after {self.here:,} of {'an unknown number of' if self.total is None else f'{self.total:,}'} bytes")
+        return _Dropped(
+            f"the connection was lost after {self.here:,} of"
+            f" {'an unknown number of' if self.total is None else f'{self.total:,}'} bytes"
+        )
 
     def _begin(self, response: requests.Response) -> bool:
-        """Reads the answer's head: where the content starts, how long it is, whether it can be what is wanted. False where nothing is missing."""
+        """Reads the answer's head: where the content starts, how long it is, whether it can be what is wanted. False
+        where nothing is missing.
+        """
         self.answered = True
         if self.address.startswith("https:") and not response.url.startswith("https:"):
             raise DownloadError(f"{self.address} leads to {response.url}, which is not encrypted. {self._by_hand()}")
@@ -280,7 +298,9 @@ def _digests(file: BinaryIO) -> dict[str, str]:
 
 @contextmanager
 def _partial(target: Path) -> Iterator[BinaryIO]:
-    """The partial file, open and locked, so that one process at a time writes to it; gone afterwards if it is empty or has been moved."""
+    """The partial file, open and locked, so that one process at a time writes to it; gone afterwards if it is empty or
+    has been moved.
+    """
     path = _partial_path(target)
     while True:
         file = open(path, "ab+")  # noqa: SIM115 (closed below)

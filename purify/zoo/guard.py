@@ -1,7 +1,8 @@
-"""Reads checkpoints from strangers: nothing in them is executed, and what they declare is bounded before memory is taken.
+"""Reads checkpoints from strangers: nothing in them is executed, and what they declare is bounded before memory is
+taken.
 
-A PyTorch file is a zip archive of uncompressed entries with a pickle in it, or (older) a pickle followed by the numbers; safetensors is a
-JSON header followed by the numbers.
+A PyTorch file is a zip archive of uncompressed entries with a pickle in it, or (older) a pickle followed by the
+numbers; safetensors is a JSON header followed by the numbers.
 """
 
 import os
@@ -27,7 +28,10 @@ LARGEST_PICKLE = 64 * 2**20
 _MOST_ENTRIES = 200_000
 _MOST_SHARING = 4  # tied weights and views name the same numbers more than once
 
-EXPORT = "Export the weights with the code that they belong to: safetensors.torch.save_file(network.state_dict(), 'weights.safetensors')."
+EXPORT = (
+    "Export the weights with the code that they belong to: safetensors.torch.save_file(network.state_dict(),"
+    " 'weights.safetensors')."
+)
 
 
 class CarriesCode(CheckpointError):
@@ -35,17 +39,26 @@ class CarriesCode(CheckpointError):
 
     def __init__(self, path: Path, reason: str):
         self.imports = pickles.imports_of(path)
-        what = f"it would import {', '.join(self.imports[:5])}" if self.imports else reason.splitlines()[0] if reason else "it is damaged"
+        what = (
+            f"it would import {', '.join(self.imports[:5])}"
+            if self.imports
+            else reason.splitlines()[0]
+            if reason
+            else "it is damaged"
+        )
         super().__init__(f"{path} carries code, or is no PyTorch checkpoint, and is not unpickled ({what}). {EXPORT}")
 
 
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The content of a .pt, .pth, .ckpt or .safetensors file: a dictionary of tensors on the CPU, in PyTorch files possibly nested.
+    """The content of a .pt, .pth, .ckpt or .safetensors file: a dictionary of tensors on the CPU, in PyTorch files
+    possibly nested.
 
-    Numbers are not looked at: NaN is the caller's to find. Tensors of PyTorch files may be mapped from the file, so that only what is used is read.
+    Numbers are not looked at: NaN is the caller's to find. Tensors of PyTorch files may be mapped from the file, so
+    that only what is used is read.
 
     Raises:
-        CheckpointError: no such file, not a whole checkpoint, one that carries code, or that declares more than it holds.
+        CheckpointError: no such file, not a whole checkpoint, one that carries code, or that declares more than it
+            holds.
     """
     path = Path(path)
     kind = kind_of(path)
@@ -63,7 +76,8 @@ _NESTED = ("state_dict", "model_state_dict", "model")
 
 
 def named_tensors(content: dict[str, Any], path: Path, prefixes: Sequence[str] = ("module.",)) -> dict[str, Tensor]:
-    """The state dict in a checkpoint's content: the whole, or what lies under "state_dict", "model_state_dict" or "model" (looked for in this order).
+    """The state dict in a checkpoint's content: the whole, or what lies under "state_dict", "model_state_dict" or
+    "model" (looked for in this order).
 
     Args:
         content: see `read_tensors`.
@@ -106,7 +120,9 @@ def _load(path: Path, kind: str, device: str) -> Any:
     except pickle.UnpicklingError as error:
         raise CarriesCode(path, str(error)) from error
     except Exception as error:  # whatever the bytes of a broken or hostile file make the reader raise
-        raise CheckpointError(f"{path} is not a whole checkpoint: {type(error).__name__}: {first_line(error)}") from error
+        raise CheckpointError(
+            f"{path} is not a whole checkpoint: {type(error).__name__}: {first_line(error)}"
+        ) from error
 
 
 def kind_of(path: Path) -> str:
@@ -123,7 +139,10 @@ def kind_of(path: Path) -> str:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        raise CheckpointError(f"{path} is a web page, not a checkpoint: its download was answered with a message for people. Delete it and fetch it again")
+        raise CheckpointError(
+            f"{path} is a web page, not a checkpoint: its download was answered with a message for people. Delete it"
+            " and fetch it again"
+        )
     if path.suffix == ".safetensors" or start[8:9] == b"{":
         return "safetensors"
     return "zip" if start.startswith(b"PK") else "pickle"
@@ -133,8 +152,9 @@ def check_archive(path: str | os.PathLike[str]) -> None:
     """Bounds what a checkpoint declares, before anything of that size is read.
 
     Raises:
-        CheckpointError: a safetensors header longer than the file or than `LARGEST_HEADER`; a zip archive with compressed entries, with entries that
-            declare more than the file's size (a zip bomb), or with too large a pickle.
+        CheckpointError: a safetensors header longer than the file or than `LARGEST_HEADER`; a zip archive with
+            compressed entries, with entries that declare more than the file's size (a zip bomb), or with too large a
+            pickle.
     """
     path = Path(path)
     kind, size = kind_of(path), path.stat().st_size
@@ -149,26 +169,42 @@ def check_archive(path: str | os.PathLike[str]) -> None:
         raise CheckpointError(f"{path} is not a whole checkpoint: {error}") from error
     declared = sum(entry.file_size for entry in entries)
     if declared > size:
-        raise CheckpointError(f"{path} is not a checkpoint: its entries declare {declared:,} bytes in a file of {size:,}, as a zip bomb does")
+        raise CheckpointError(
+            f"{path} is not a checkpoint: its entries declare {declared:,} bytes in a file of {size:,}, as a zip bomb"
+            " does"
+        )
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise CheckpointError(f"{path} is not a checkpoint: its entries are compressed, and those that PyTorch writes are not")
+        raise CheckpointError(
+            f"{path} is not a checkpoint: its entries are compressed, and those that PyTorch writes are not"
+        )
     if len(entries) > _MOST_ENTRIES:
-        raise CheckpointError(f"{path} is not a checkpoint: it has {len(entries):,} entries, expected at most {_MOST_ENTRIES:,}")
+        raise CheckpointError(
+            f"{path} is not a checkpoint: it has {len(entries):,} entries, expected at most {_MOST_ENTRIES:,}"
+        )
     pickled = sum(entry.file_size for entry in entries if entry.filename.endswith(".pkl"))
     if pickled > LARGEST_PICKLE:
-        raise CheckpointError(f"{path} is not a checkpoint: its pickle has {pickled:,} bytes, expected at most {LARGEST_PICKLE:,}")
+        raise CheckpointError(
+            f"{path} is not a checkpoint: its pickle has {pickled:,} bytes, expected at most {LARGEST_PICKLE:,}"
+        )
 
 
 def header_length(path: Path) -> int:
-    """Bytes of a safetensors file's header. Raises CheckpointError where the file is too short for it, or it is larger than `LARGEST_HEADER`."""
+    """Bytes of a safetensors file's header. Raises CheckpointError where the file is too short for it, or it is larger
+    than `LARGEST_HEADER`.
+    """
     size = path.stat().st_size
     with open(path, "rb") as file:
         start = file.read(8)
     length = int.from_bytes(start, "little")
     if len(start) < 8 or length > size - 8:
-        raise CheckpointError(f"{path} is not a whole safetensors file: its header declares {length:,} bytes in a file of {size:,}")
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file: its header declares {length:,} bytes in a file of {size:,}"
+        )
     if length > LARGEST_HEADER:
-        raise CheckpointError(f"{path} is not a checkpoint: its safetensors header has {length:,} bytes, expected at most {LARGEST_HEADER:,}")
+        raise CheckpointError(
+            f"{path} is not a checkpoint: its safetensors header has {length:,} bytes, expected at most"
+            f" {LARGEST_HEADER:,}"
+        )
     return length
 
 
@@ -189,11 +225,20 @@ def _check_tensors(content: Any, path: Path, device: str) -> None:
     """Plain dense tensors on the device that together are not much more than the file, or CheckpointError."""
     size, total = path.stat().st_size, 0
     for tensor in tensors_in(content):
-        if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != device:
-            raise CheckpointError(f"{path} holds a {tensor.layout} {type(tensor).__name__} on {tensor.device}, expected dense tensors")
+        if (
+            type(tensor) not in (Tensor, nn.Parameter)
+            or tensor.layout != torch.strided
+            or tensor.is_quantized
+            or tensor.device.type != device
+        ):
+            raise CheckpointError(
+                f"{path} holds a {tensor.layout} {type(tensor).__name__} on {tensor.device}, expected dense tensors"
+            )
         total += tensor.numel() * tensor.element_size()
         if total > _MOST_SHARING * size:
-            raise CheckpointError(f"{path} is not a checkpoint: its tensors declare more than {total:,} bytes in a file of {size:,}")
+            raise CheckpointError(
+                f"{path} is not a checkpoint: its tensors declare more than {total:,} bytes in a file of {size:,}"
+            )
 
 
 def first_line(error: Exception) -> str:

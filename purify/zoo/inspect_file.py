@@ -107,7 +107,10 @@ def fitting_entries(tensors: tuple[TensorInfo, ...]) -> list[str]:
     fitting = []
     for entry in registry.entries().values():
         network = registry.network_of(entry)
-        if network is not None and {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()} == shapes:
+        if (
+            network is not None
+            and {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()} == shapes
+        ):
             fitting.append(entry.name)
     return fitting
 
@@ -121,14 +124,22 @@ def _inspect_safetensors(path: Path) -> FileInfo:
     try:
         content = json.loads(header)
         metadata = dict(content.pop("__metadata__", {}))
-        tensors = tuple(TensorInfo(name, tuple(entry["shape"]), _TYPES.get(entry["dtype"], entry["dtype"])) for name, entry in content.items())
+        tensors = tuple(
+            TensorInfo(name, tuple(entry["shape"]), _TYPES.get(entry["dtype"], entry["dtype"]))
+            for name, entry in content.items()
+        )
         end = max((entry["data_offsets"][1] for entry in content.values()), default=0)
         text = metadata.pop(METADATA_KEY, None)
         description = None if text is None else json.loads(text)
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file: its header cannot be read: {error!r}") from error
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file: its header cannot be read: {error!r}"
+        ) from error
     if end != size - 8 - length:
-        raise CheckpointError(f"{path} is not a whole safetensors file: its tensors end at byte {end:,}, its content has {size - 8 - length:,}")
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file: its tensors end at byte {end:,}, its content has"
+            f" {size - 8 - length:,}"
+        )
     return FileInfo("safetensors", size, tensors, description, metadata)
 
 
@@ -144,7 +155,9 @@ def _lines(content: Any, name: str = "content", depth: int = 0) -> Iterator[str]
     elif isinstance(content, dict | list | tuple):
         items = list(content.items()) if isinstance(content, dict) else list(enumerate(content))
         tensors = [value for _, value in items if isinstance(value, Tensor)]
-        yield f"{space}{name}: {type(content).__name__} of {len(items)}" + (f", {len(tensors)} tensors" if tensors else "")
+        yield f"{space}{name}: {type(content).__name__} of {len(items)}" + (
+            f", {len(tensors)} tensors" if tensors else ""
+        )
         if depth < _DEEPEST:
             for key, value in [item for item in items if not isinstance(item[1], Tensor)][:12]:
                 yield from _lines(value, str(key), depth + 1)

@@ -13,21 +13,31 @@ _TENSORS = {
     "torch.Size",
     "torch.device",
     "torch.nn.parameter.Parameter",
-    *(f"torch.{name}Storage" for name in ("BFloat16", "Bool", "Byte", "Char", "Double", "Float", "Half", "Int", "Long", "Short", "Untyped")),
+    *(
+        f"torch.{name}Storage"
+        for name in ("BFloat16", "Bool", "Byte", "Char", "Double", "Float", "Half", "Int", "Long", "Short", "Untyped")
+    ),
     "torch.storage.UntypedStorage",
     *(f"torch._utils._rebuild_{name}" for name in ("tensor", "tensor_v2", "parameter", "parameter_with_state")),
-    *(f"torch.{name}" for name in ("bfloat16", "bool", "float16", "float32", "float64", "int16", "int32", "int64", "int8", "uint8")),
+    *(
+        f"torch.{name}"
+        for name in ("bfloat16", "bool", "float16", "float32", "float64", "int16", "int32", "int64", "int8", "uint8")
+    ),
 }
-"""All that a file of dense tensors names. PyTorch's safe reader allows more, of which some takes the memory that a number asks for."""
+"""All that a file of dense tensors names. PyTorch's safe reader allows more, of which some takes the memory that a
+number asks for.
+"""
 
 _PICKLES = 5  # one after the other in a PyTorch file of the old format, before the numbers
 
 
 def check(path: Path) -> None:
-    """Walks through the pickle that `torch.load` would read, building nothing, and allows only what makes dense tensors, plain values and containers.
+    """Walks through the pickle that `torch.load` would read, building nothing, and allows only what makes dense
+    tensors, plain values and containers.
 
     Raises:
-        pickle.UnpicklingError: other names, dictionary keys that are not plain values (their hash can take for ever), or sets; or no whole pickle.
+        pickle.UnpicklingError: other names, dictionary keys that are not plain values (their hash can take for ever),
+            or sets; or no whole pickle.
     """
     for stream, count in _streams(path):
         for _ in range(count):
@@ -53,8 +63,16 @@ def _streams(path: Path) -> Iterator[tuple[BinaryIO, int]]:
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         pickles = [name for name in names if name.endswith(".pkl")]
-        if len(pickles) != 1 or pickles[0].count("/") != 1 or not pickles[0].endswith("/data.pkl") or len(set(names)) != len(names):
-            raise pickle.UnpicklingError(f"expected one pickle FOLDER/data.pkl in the archive, and every name once; got {', '.join(pickles[:5]) or 'none'}")
+        if (
+            len(pickles) != 1
+            or pickles[0].count("/") != 1
+            or not pickles[0].endswith("/data.pkl")
+            or len(set(names)) != len(names)
+        ):
+            raise pickle.UnpicklingError(
+                "expected one pickle FOLDER/data.pkl in the archive, and every name once; got"
+                f" {', '.join(pickles[:5]) or 'none'}"
+            )
         yield io.BytesIO(archive.read(pickles[0])), 1
 
 
@@ -74,7 +92,8 @@ class _Recorder:
 class Walk(pickle._Unpickler):  # the one in C makes room for as many memo entries as a file claims
     """Reads a pickle without calling anything in it: names are answered by a recorder, or refused.
 
-    Subclasses may answer other names. Raises pickle.UnpicklingError, and what a damaged stream makes the unpickler raise.
+    Subclasses may answer other names. Raises pickle.UnpicklingError, and what a damaged stream makes the unpickler
+    raise.
     """
 
     dispatch = dict(pickle._Unpickler.dispatch)
@@ -143,5 +162,11 @@ def _collect(file: BinaryIO, found: dict[str, None]) -> None:
         elif "PUT" in opcode.name:
             memo[int(argument)] = last
         else:
-            last = memo.get(int(argument)) if "GET" in opcode.name else argument if isinstance(argument, str) and "UNICODE" in opcode.name else None
+            last = (
+                memo.get(int(argument))
+                if "GET" in opcode.name
+                else argument
+                if isinstance(argument, str) and "UNICODE" in opcode.name
+                else None
+            )
             texts = texts if last is None else [*texts[-1:], last]

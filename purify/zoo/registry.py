@@ -47,10 +47,19 @@ class SourceFile:
     def __post_init__(self) -> None:
         _check(_is_file_name(self.name), f"name must be a plain file name, got {self.name!r}")
         for source in self.sources:
-            _check(re.fullmatch(r"https://\S+|gdrive:[\w-]{20,}", str(source)), f"{source!r} is neither an https address nor gdrive:ID")
-        _check(self.size is None or (isinstance(self.size, int) and self.size > 0), f"size must be a positive number of bytes, got {self.size!r}")
+            _check(
+                re.fullmatch(r"https://\S+|gdrive:[\w-]{20,}", str(source)),
+                f"{source!r} is neither an https address nor gdrive:ID",
+            )
+        _check(
+            self.size is None or (isinstance(self.size, int) and self.size > 0),
+            f"size must be a positive number of bytes, got {self.size!r}",
+        )
         for name, value, digits in (("sha256", self.sha256, 64), ("md5", self.md5, 32)):
-            _check(value is None or re.fullmatch(rf"[0-9a-f]{{{digits}}}", str(value)), f"{name} must be {digits} hexadecimal digits, got {value!r}")
+            _check(
+                value is None or re.fullmatch(rf"[0-9a-f]{{{digits}}}", str(value)),
+                f"{name} must be {digits} hexadecimal digits, got {value!r}",
+            )
 
 
 @dataclass(frozen=True)
@@ -70,19 +79,37 @@ class Entry:
     unpack: str | None = None
 
     def __post_init__(self) -> None:
-        _check(re.fullmatch(r"[a-z0-9][a-z0-9.-]*", self.name), f"a name is made of a-z, 0-9, '-' and '.', got {self.name!r}")
+        _check(
+            re.fullmatch(r"[a-z0-9][a-z0-9.-]*", self.name),
+            f"a name is made of a-z, 0-9, '-' and '.', got {self.name!r}",
+        )
         _check(self.kind in get_args(Kind), f"kind={self.kind!r} is not one of {', '.join(get_args(Kind))}")
-        _check(len({file.name for file in self.files}) == len(self.files) > 0, "files must be a list of at least one file, all of different names")
+        _check(
+            len({file.name for file in self.files}) == len(self.files) > 0,
+            "files must be a list of at least one file, all of different names",
+        )
         _check(str(self.page).startswith("https://"), f"page must be an https address, got {self.page!r}")
         _check(isinstance(self.licence, str) and self.licence, f"licence must be a text, got {self.licence!r}")
         known = (*networks.ARCHITECTURES, DIFFUSERS)
-        _check((self.architecture is not None) == (self.kind == "score"), f"a {self.kind} with architecture={self.architecture!r}: score models have one")
-        _check(self.architecture is None or self.architecture in known, f"architecture={self.architecture!r} is not one of {', '.join(known)}")
+        _check(
+            (self.architecture is not None) == (self.kind == "score"),
+            f"a {self.kind} with architecture={self.architecture!r}: score models have one",
+        )
+        _check(
+            self.architecture is None or self.architecture in known,
+            f"architecture={self.architecture!r} is not one of {', '.join(known)}",
+        )
         described = self.architecture not in (None, DIFFUSERS)
-        _check(isinstance(self.config, dict) == described, f"config must be a mapping where an architecture takes one, got {self.config!r}")
+        _check(
+            isinstance(self.config, dict) == described,
+            f"config must be a mapping where an architecture takes one, got {self.config!r}",
+        )
         for name in ("export", "unpack"):
             value = getattr(self, name)
-            _check(value is None or (_is_file_name(value) and len(self.files) == 1), f"{name} must be a plain name beside a single file, got {value!r}")
+            _check(
+                value is None or (_is_file_name(value) and len(self.files) == 1),
+                f"{name} must be a plain name beside a single file, got {value!r}",
+            )
 
     @property
     def size(self) -> int | None:
@@ -127,12 +154,20 @@ def find(name: str) -> Entry:
 
 
 def folder_of(entry: Entry) -> Path:
-    """Where the entry's downloads lie: a folder of its own among the models; data sets in $PURIFY_DATA, by default `data` in the cache folder."""
-    return Path(os.environ.get("PURIFY_DATA") or cache_folder() / "data") if entry.kind == "data" else models_folder() / entry.name
+    """Where the entry's downloads lie: a folder of its own among the models; data sets in $PURIFY_DATA, by default
+    `data` in the cache folder.
+    """
+    return (
+        Path(os.environ.get("PURIFY_DATA") or cache_folder() / "data")
+        if entry.kind == "data"
+        else models_folder() / entry.name
+    )
 
 
 def path_of(entry: Entry) -> Path:
-    """What a loader opens: the file, the exported file, the unpacked folder, or of several files their folder. It need not exist."""
+    """What a loader opens: the file, the exported file, the unpacked folder, or of several files their folder. It need
+    not exist.
+    """
     inside = entry.export or entry.unpack or (entry.files[0].name if len(entry.files) == 1 else None)
     return folder_of(entry) / inside if inside else folder_of(entry)
 
@@ -164,7 +199,10 @@ def how_to_get(entry: Entry) -> str:
     if not all(file.sources for file in entry.files):
         text = f"download {file.name} from {entry.page} by hand, and put it at {target}"
     else:
-        text = f"run `purify models fetch {entry.name}`, or put {', '.join(f.name for f in entry.files)} of {entry.page} into {target.parent} by hand"
+        text = (
+            f"run `purify models fetch {entry.name}`, or put {', '.join(f.name for f in entry.files)} of {entry.page}"
+            f" into {target.parent} by hand"
+        )
     if entry.export:
         text += f"; then export the weights to {path_of(entry)} ({entry.note})"
     return text

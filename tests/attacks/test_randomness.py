@@ -15,7 +15,9 @@ def splitmix64(z):
 
 
 def test_splitmix64_known_answer():
-    """The first output of the reference implementation for seed 0 is 0xE220A8397B1DCDAF; mix(k) is its function of k plus the domain."""
+    """The first output of the reference implementation for seed 0 is 0xE220A8397B1DCDAF; mix(k) is its function of k
+    plus the domain.
+    """
     assert splitmix64(0) == 0xE220A8397B1DCDAF
     for key in (0, 1, -5, 2**62):
         expected = splitmix64((key + 0x61747461636B7321) & (2**64 - 1))

@@ -23,7 +23,10 @@ def test_projection_is_the_nearest_point():
     torch.testing.assert_close(L2(0.5).into_ball(DELTA), 0.5 * DELTA / norms[:, None, None, None])
 
 
-@pytest.mark.parametrize(("threat", "dual"), [(Linf(1.0), lambda g: g.abs().sum((1, 2, 3))), (L2(1.0), lambda g: g.square().sum((1, 2, 3)).sqrt())])
+@pytest.mark.parametrize(
+    ("threat", "dual"),
+    [(Linf(1.0), lambda g: g.abs().sum((1, 2, 3))), (L2(1.0), lambda g: g.square().sum((1, 2, 3)).sqrt())],
+)
 def test_direction_reaches_the_dual_norm(threat, dual):
     torch.testing.assert_close((threat.direction(DELTA) * DELTA).sum((1, 2, 3)), dual(DELTA))
 
@@ -43,7 +46,12 @@ def test_random_starts_are_inside(threat):
 
 
 def test_names():
-    assert [str(Linf(8 / 255)), str(Linf(0.1)), str(L2(0.5)), str(L2(1.0))] == ["Linf 8/255", "Linf 0.1", "L2 0.5", "L2 1"]
+    assert [str(Linf(8 / 255)), str(Linf(0.1)), str(L2(0.5)), str(L2(1.0))] == [
+        "Linf 8/255",
+        "Linf 0.1",
+        "L2 0.5",
+        "L2 1",
+    ]
 
 
 @pytest.mark.parametrize("epsilon", [0, -1, float("nan"), float("inf")])

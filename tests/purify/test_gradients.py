@@ -72,7 +72,9 @@ def test_functional_gradients(unet_score, mode):
 
 
 def test_autocast_is_repeated_in_the_backward_pass(unet_score):
-    """Under autocast the recomputed steps must run in the same precision, or the gradient belongs to another function."""
+    """Under autocast the recomputed steps must run in the same precision, or the gradient belongs to another
+    function.
+    """
     gradients = []
     for mode in ("exact", "backprop"):
         x = X.clone().requires_grad_()
@@ -83,7 +85,9 @@ def test_autocast_is_repeated_in_the_backward_pass(unet_score):
 
 
 def test_network_is_constant(unet_score):
-    """exact, adjoint and bpda compute no parameter gradient, even for an unfrozen network; no mode alters the module."""
+    """exact, adjoint and bpda compute no parameter gradient, even for an unfrozen network; no mode alters the
+    module.
+    """
     network = unet_score.network.requires_grad_(True).train()
     for mode in ("exact", "adjoint", "bpda"):
         DiffPure(unet_score, 0.1, 3, mode)(X.clone().requires_grad_(), KEYS).sum().backward()
@@ -117,7 +121,9 @@ def test_second_derivatives_are_refused_not_wrong(unet_score):
 
 
 def test_exact_keeps_no_graph(unet_score):
-    """Tensors that autograd saves between forward and backward: none of the network's for `exact`, all of them for `backprop`."""
+    """Tensors that autograd saves between forward and backward: none of the network's for `exact`, all of them for
+    `backprop`.
+    """
 
     def saved_by(mode):
         saved = []

@@ -17,7 +17,11 @@ from purify.noise import KeyedBrownian, Purpose, Stage, derive_keys, philox, sta
     [
         ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
         ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
-        ((0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0), (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1)),
+        (
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            (0xA4093822, 0x299F31D0),
+            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+        ),
     ],
 )
 def test_philox_known_answers(counter, key, expected):
@@ -30,8 +34,15 @@ def test_normals_are_normal_and_independent():
     keys = noise_keys(0, torch.arange(200), 0)
     first = standard_normal(keys, 0, 0, (1000,)).numpy()
     assert stats.kstest(first.ravel(), "norm").pvalue > 1e-3
-    others = [standard_normal(keys, 1, 0, (1000,)), standard_normal(keys, 0, 1, (1000,)), standard_normal(keys, 0, 0, (1000,), node=1)]
-    others += [standard_normal(noise_keys(0, torch.arange(200), 1), 0, 0, (1000,)), standard_normal(noise_keys(1, torch.arange(200), 0), 0, 0, (1000,))]
+    others = [
+        standard_normal(keys, 1, 0, (1000,)),
+        standard_normal(keys, 0, 1, (1000,)),
+        standard_normal(keys, 0, 0, (1000,), node=1),
+    ]
+    others += [
+        standard_normal(noise_keys(0, torch.arange(200), 1), 0, 0, (1000,)),
+        standard_normal(noise_keys(1, torch.arange(200), 0), 0, 0, (1000,)),
+    ]
     others += [torch.from_numpy(np.roll(first, 1, axis=0)), torch.from_numpy(np.roll(first, 1, axis=1))]
     for other in others:  # correlation of 200,000 independent pairs has standard deviation 0.0022
         assert abs(np.corrcoef(first.ravel(), other.numpy().ravel())[0, 1]) < 5 * 0.00224
@@ -39,8 +50,20 @@ def test_normals_are_normal_and_independent():
 
 def streams(count=20_000):
     """(streams, count): every combination of neighbouring raw keys, keys of noise_keys, stages, steps and nodes."""
-    keys = torch.cat([torch.arange(4), torch.tensor([2**32, 2**33]), noise_keys(0, torch.arange(2), 0), noise_keys(0, torch.arange(2), 2**32 - 1)])
-    parts = [standard_normal(keys, stage, step, (count,), node=node) for stage in (0, 1, 2) for step in (0, 1, 255) for node in (0, 1)]
+    keys = torch.cat(
+        [
+            torch.arange(4),
+            torch.tensor([2**32, 2**33]),
+            noise_keys(0, torch.arange(2), 0),
+            noise_keys(0, torch.arange(2), 2**32 - 1),
+        ]
+    )
+    parts = [
+        standard_normal(keys, stage, step, (count,), node=node)
+        for stage in (0, 1, 2)
+        for step in (0, 1, 255)
+        for node in (0, 1)
+    ]
     return torch.cat(parts).double()
 
 
@@ -53,7 +76,9 @@ def test_every_stream_is_normal():
 
 @pytest.mark.parametrize("moment", [1, 2])
 def test_streams_are_uncorrelated(moment):
-    """Neither the numbers nor their squares: all 16,110 pairs of 180 streams, bound for the largest of so many at p < 1e-4."""
+    """Neither the numbers nor their squares: all 16,110 pairs of 180 streams, bound for the largest of so many at p <
+    1e-4.
+    """
     values = streams() ** moment
     correlation = torch.corrcoef(values).fill_diagonal_(0)
     assert correlation.abs().max() * math.sqrt(values.shape[1]) < stats.norm.isf(1e-4 / 2 / 16_110)
@@ -66,7 +91,13 @@ def test_attack_and_evaluation_draws_are_disjoint():
     ids = torch.arange(500)
     evaluation = torch.cat([noise_keys(0, ids, draw) for draw in range(64)])
     attack = noise_keys(0, ids, ATTACK_DRAW)
-    derived = torch.cat([attack, *(mix(mix(attack, 0), 1, step) for step in range(50)), *(mix(mix(mix(attack, 0), 1, 3), draw) for draw in range(20))])
+    derived = torch.cat(
+        [
+            attack,
+            *(mix(mix(attack, 0), 1, step) for step in range(50)),
+            *(mix(mix(mix(attack, 0), 1, 3), draw) for draw in range(20)),
+        ]
+    )
     assert len(torch.cat([evaluation, derived]).unique()) == len(evaluation) + len(derived)
 
 
@@ -113,7 +144,9 @@ def test_increments_are_the_keyed_normals_and_add_up():
 
 
 def test_areas_add_up():
-    """int_a^c (W - W_a) = int_a^b (W - W_a) + int_b^c (W - W_b) + (c - b) (W_b - W_a), also inside a step and across steps."""
+    """int_a^c (W - W_a) = int_a^b (W - W_a) + int_b^c (W - W_b) + (c - b) (W_b - W_a), also inside a step and across
+    steps.
+    """
     w = brownian(5)
     for a, b, c in ((0, 1, 3), (0.25, 0.5, 1), (0.125, 1.75, 2.5), (0.3, 0.41, 0.8)):
         w_ab, u_ab = w(a, b, return_U=True)
@@ -167,7 +200,15 @@ def solve_ou(dt, method, **options):
     images = 60
     bm = KeyedBrownian(noise_keys(0, torch.arange(images), 0), 3, torch.float64)
     start = torch.ones(images, 3, dtype=torch.float64)
-    return torchsde.sdeint(OrnsteinUhlenbeck(), start, torch.tensor([0.0, 4.0], dtype=torch.float64), bm=bm, dt=dt, method=method, **options)[-1]
+    return torchsde.sdeint(
+        OrnsteinUhlenbeck(),
+        start,
+        torch.tensor([0.0, 4.0], dtype=torch.float64),
+        bm=bm,
+        dt=dt,
+        method=method,
+        **options,
+    )[-1]
 
 
 @pytest.mark.parametrize(("method", "order"), [("euler", 1.0), ("srk", 1.5)])

@@ -1,7 +1,9 @@
-"""A record of results, bit for bit: `python tests/record/record.py write FILE`, then, after a change that must not alter a number, `... check FILE`.
+"""A record of results, bit for bit: `python tests/record/record.py write FILE`, then, after a change that must not
+alter a number, `... check FILE`.
 
-Hashes cover purified images and gradients of every scheme, solver and gradient mode, all points at which every attack evaluates its model, and the
-summaries of reduced presets. They hold on one kind of processor and one version of torch: write and check on the same machine.
+Hashes cover purified images and gradients of every scheme, solver and gradient mode, all points at which every attack
+evaluates its model, and the summaries of reduced presets. They hold on one kind of processor and one version of torch:
+write and check on the same machine.
 """
 
 import argparse
@@ -35,13 +37,21 @@ Entries = Iterator[tuple[str, Callable[[], str]]]
 
 def environment() -> dict[str, str]:
     """What the hashes hold for."""
-    return {"torch": torch.__version__.split("+")[0], "instructions": torch.backends.cpu.get_cpu_capability(), "processor": _processor()}
+    return {
+        "torch": torch.__version__.split("+")[0],
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "processor": _processor(),
+    }
 
 
 def _processor() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     facts = dict(line.split("\t: ", 1) for line in lines if "\t: " in line)
-    return " ".join(facts.get(name, "?").strip() for name in ("vendor_id", "cpu family\t", "model\t\t", "cpu family", "model") if name in facts)
+    return " ".join(
+        facts.get(name, "?").strip()
+        for name in ("vendor_id", "cpu family\t", "model\t\t", "cpu family", "model")
+        if name in facts
+    )
 
 
 def digest(*tensors: Tensor | None) -> str:
@@ -53,7 +63,8 @@ def digest(*tensors: Tensor | None) -> str:
     return found.hexdigest()[:16]
 
 
-# -- the defence ----------------------------------------------------------------------------------------------------------------------------------
+# -- the defence
+# --------------------------------------------------------------------------------
 
 
 SOLVERS: dict[str, dict[str, object]] = {
@@ -130,7 +141,16 @@ def defences() -> Entries:
         fixed = purify.FixedRandomness(model, 7)
         single = purify.DefendedClassifier(purify.DiffPure(score, 0.1, 3), classifier)
         inside = single.trajectory(x, keys, 3, True)
-        return digest(model(x), model(x, keys=keys), model.predict(x, 5, keys), fixed(x), inside.result, inside.noised, inside.states, inside.estimates)
+        return digest(
+            model(x),
+            model(x, keys=keys),
+            model.predict(x, 5, keys),
+            fixed(x),
+            inside.result,
+            inside.noised,
+            inside.states,
+            inside.estimates,
+        )
 
     def smoothed() -> str:
         x, _ = _images(2)
@@ -142,11 +162,14 @@ def defences() -> Entries:
     yield "smoothed", smoothed
 
 
-# -- attacks --------------------------------------------------------------------------------------------------------------------------------------
+# -- attacks
+# --------------------------------------------------------------------------------
 
 
 class _Small(nn.Module):
-    """A smooth classifier of 5 classes with noise of its keys on the way, and the states and stages that attacks from inside ask for."""
+    """A smooth classifier of 5 classes with noise of its keys on the way, and the states and stages that attacks from
+    inside ask for.
+    """
 
     def __init__(self, noise: float):
         super().__init__()
@@ -212,19 +235,39 @@ def attack_settings() -> dict[str, object]:
     for norm, threat in (("Linf", linf), ("L2", l2)):
         found |= {
             f"PGD {norm}": attacks.PGD(threat, steps=4, eot=3),
-            f"PGD {norm} restarts": attacks.PGD(threat, steps=3, eot=2, restarts=3, momentum=0.5, schedule="cosine", stop_draws=2, loss="margin", batch_size=5),
+            f"PGD {norm} restarts": attacks.PGD(
+                threat,
+                steps=3,
+                eot=2,
+                restarts=3,
+                momentum=0.5,
+                schedule="cosine",
+                stop_draws=2,
+                loss="margin",
+                batch_size=5,
+            ),
             f"APGD {norm}": attacks.APGD(threat, iterations=12, eot=2),
-            f"APGD {norm} restarts": attacks.APGD(threat, iterations=9, eot=2, restarts=2, target_classes=2, stop_draws=2, batch_size=7),
+            f"APGD {norm} restarts": attacks.APGD(
+                threat, iterations=9, eot=2, restarts=2, target_classes=2, stop_draws=2, batch_size=7
+            ),
             f"FAB {norm}": attacks.FAB(threat, iterations=4, eot=2, target_classes=2),
-            f"FAB {norm} restarts": attacks.FAB(threat, iterations=3, eot=1, target_classes=0, restarts=2, stop_draws=2),
+            f"FAB {norm} restarts": attacks.FAB(
+                threat, iterations=3, eot=1, target_classes=0, restarts=2, stop_draws=2
+            ),
             f"Square {norm}": attacks.Square(threat, queries=80, eot=2),
-            f"Square {norm} labels": attacks.Square(threat, queries=90, eot=2, answers="labels", restarts=2, stop_draws=2),
+            f"Square {norm} labels": attacks.Square(
+                threat, queries=90, eot=2, answers="labels", restarts=2, stop_draws=2
+            ),
             f"SPSA {norm}": attacks.SPSA(threat, iterations=4, restarts=2, stop_draws=2),
-            f"DeviatedReconstruction {norm}": attacks.DeviatedReconstruction(threat, iterations=6, eot=2, restarts=2, estimates=0.5, stop_draws=2),
+            f"DeviatedReconstruction {norm}": attacks.DeviatedReconstruction(
+                threat, iterations=6, eot=2, restarts=2, estimates=0.5, stop_draws=2
+            ),
             f"DiffHammer {norm}": attacks.DiffHammer(threat, iterations=6, eot=3, restarts=2, stop_draws=2),
             f"EOTAutoAttack {norm}": attacks.EOTAutoAttack(threat, iterations=6, eot=2, queries=60),
             f"Strongest {norm}": attacks.Strongest(threat, 400, eot=2),
-            f"AutoAttack {norm}": attacks.AutoAttack(threat, "custom", ("apgd-ce", "square"), iterations=4, eot=2, queries=20),
+            f"AutoAttack {norm}": attacks.AutoAttack(
+                threat, "custom", ("apgd-ce", "square"), iterations=4, eot=2, queries=20
+            ),
         }
     found |= {
         "StAdv": attacks.StAdv(iterations=5, eot=2, restarts=2, stop_draws=2),
@@ -253,7 +296,10 @@ def attacked() -> Entries:
         model.seen = hashlib.sha256()
         with attacks.count_cost() as cost:
             result = attack(model, x, y, keys=keys, **options)
-        return f"{digest(result)} {model.seen.hexdigest()[:16]} {cost.forward} {cost.backward} {hashlib.sha256(str(counted).encode()).hexdigest()[:8]}"
+        return (
+            f"{digest(result)} {model.seen.hexdigest()[:16]} {cost.forward} {cost.backward}"
+            f" {hashlib.sha256(str(counted).encode()).hexdigest()[:8]}"
+        )
 
     for name, attack in attack_settings().items():
         yield f"attack {name}, random", lambda attack=attack: run(attack, _Keyed(0.1))
@@ -264,12 +310,19 @@ def attacked() -> Entries:
         if not name.startswith(("AutoAttack", "StAdv", "ReColor", "LowFrequency")) and "restarts" not in name:
             yield f"attack {name}, started", lambda attack=attack: run(attack, _Keyed(0.1), started=True)
     nearest = attacks.FAB(attacks.L2(0.6), iterations=4, eot=2, target_classes=2)
-    yield "attack FAB, minimal", lambda: run(lambda *a, **k: torch.cat([part.flatten() for part in nearest.minimal(*a, **k)]), _Keyed(0.05))
+    yield (
+        "attack FAB, minimal",
+        lambda: run(lambda *a, **k: torch.cat([part.flatten() for part in nearest.minimal(*a, **k)]), _Keyed(0.05)),
+    )
 
 
-# -- presets --------------------------------------------------------------------------------------------------------------------------------------
+# -- presets
+# --------------------------------------------------------------------------------
 
-_AUTOATTACK = """[{kind: autoattack, version: custom, attacks: [apgd-ce], iterations: 3, eot: 2, threat: {norm: Linf, epsilon: 0.1}}]"""
+_AUTOATTACK = (
+    "[{kind: autoattack, version: custom, attacks: [apgd-ce], iterations: 3, eot: 2,"
+    " threat: {norm: Linf, epsilon: 0.1}}]"
+)
 
 PRESETS: dict[str, tuple[str, ...]] = {
     "bench fashion-mnist/bench": ("data.images=6", "draws=3", "batch_size=4", "attacks.0.steps=3", "attacks.0.eot=2"),
@@ -297,7 +350,11 @@ def _summary(command: list[str], overrides: tuple[str, ...]) -> str:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
         arguments = [part for override in overrides for part in ("--set", override)]
-        subprocess.run([sys.executable, "-m", "purify", *command, "--out", str(out), "--device", "cpu", *arguments], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [sys.executable, "-m", "purify", *command, "--out", str(out), "--device", "cpu", *arguments],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
         summary, lines = json.loads((out / "summary.json").read_text()), (out / "images.jsonl").read_text()
     return hashlib.sha256((json.dumps(_timeless(summary), sort_keys=True) + lines).encode()).hexdigest()[:16]
 
@@ -311,7 +368,8 @@ def _timeless(value: object) -> object:
     return [_timeless(of) for of in value] if isinstance(value, list) else value
 
 
-# -- the command ----------------------------------------------------------------------------------------------------------------------------------
+# -- the command
+# --------------------------------------------------------------------------------
 
 
 def entries() -> Entries:
@@ -342,7 +400,10 @@ def main() -> None:
         return
     record = json.loads(options.file.read_text())
     if record["environment"] != environment():
-        sys.exit(f"the record was written on {record['environment']}, this is {environment()}: write one here, from the revision to compare with")
+        sys.exit(
+            f"the record was written on {record['environment']}, this is {environment()}: write one here, from the"
+            " revision to compare with"
+        )
     wanted = {name: value for name, value in record["results"].items() if options.only in name}
     changed = [name for name in sorted(wanted.keys() | found.keys()) if wanted.get(name) != found.get(name)]
     for name in changed:

@@ -99,9 +99,13 @@ class Lucky(nn.Module):
 
 
 def test_the_official_verdict_is_that_of_single_draws():
-    """Right in the clean draw and in the one after each attack: 1/2 to the power of 1 + attacks, though every fresh draw is right with 1/2."""
+    """Right in the clean draw and in the one after each attack: 1/2 to the power of 1 + attacks, though every fresh
+    draw is right with 1/2.
+    """
     x, y = torch.rand(400, 3, 4, 4, generator=torch.Generator().manual_seed(1)), torch.zeros(400, dtype=torch.int64)
-    attack = AutoAttack(Linf(0.01), version="custom", attacks=("apgd-ce", "square"), iterations=2, queries=2, batch_size=400)
+    attack = AutoAttack(
+        Linf(0.01), version="custom", attacks=("apgd-ce", "square"), iterations=2, queries=2, batch_size=400
+    )
     x_adv, right = attack.with_verdict(Lucky(), x, y)
     assert right.dtype == torch.bool and right.shape == (400,)
     assert abs(right.double().mean() - 1 / 8) < 4 * (1 / 8 * 7 / 8 / 400) ** 0.5
@@ -110,7 +114,9 @@ def test_the_official_verdict_is_that_of_single_draws():
 
 
 def test_the_official_code_seeds_every_batch_alike():
-    """With noise from torch's generator the draws of the second batch are those of the first; counted draws never repeat."""
+    """With noise from torch's generator the draws of the second batch are those of the first; counted draws never
+    repeat.
+    """
     x, y = torch.rand(8, 3, 4, 4, generator=torch.Generator().manual_seed(1)), torch.zeros(8, dtype=torch.int64)
 
     class AlwaysRight(Lucky):
@@ -120,7 +126,9 @@ def test_the_official_code_seeds_every_batch_alike():
 
     for draws, repeats in (("torch", True), ("counted", False)):
         model = AlwaysRight()
-        AutoAttack(Linf(0.01), version="custom", attacks=("apgd-ce",), iterations=2, batch_size=4, draws=draws)(model, x, y)
+        AutoAttack(Linf(0.01), version="custom", attacks=("apgd-ce",), iterations=2, batch_size=4, draws=draws)(
+            model, x, y
+        )
         used = [tuple(keys.tolist()) for keys in model.keys if len(keys) == 4]
         comparisons = 8 * 2  # the second of two points under the same 8 draws, in two batches
         assert (len(set(used)) < len(used) - comparisons) == repeats

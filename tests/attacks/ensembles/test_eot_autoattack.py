@@ -37,7 +37,9 @@ def with_parts(monkeypatch, *points):
 
 
 def test_parts_get_the_images_that_stand_and_the_largest_mean_margin_wins(monkeypatch):
-    """Images 0 and 1 fall to the first part, 2 to the second; the second one's point for 3 is better than the image, that for 4 is worse."""
+    """Images 0 and 1 fall to the first part, 2 to the second; the second one's point for 3 is better than the image,
+    that for 4 is worse.
+    """
     away = torch.where((Y == 1)[:, None, None, None], -1.0, 1.0) * Linear().w.sign()
     clean = margin(Linear()(X), Y)
     to_boundary = (-clean / Linear().w.abs().sum())[:, None, None, None] * away
@@ -48,7 +50,9 @@ def test_parts_get_the_images_that_stand_and_the_largest_mean_margin_wins(monkey
     attack = EOTAutoAttack(Linf(0.5), attacks=("apgd-ce", "apgd-t"), eot=16, stop_draws=4)
     x_adv = attack(BehindNoise(Linear(), 1e-7), X, Y, progress=lambda done, total: seen.append((done, total)))
     assert parts[0].got == [0, 1, 2, 3, 4, 5] and parts[1].got == [2, 3, 4, 5]
-    torch.testing.assert_close(x_adv, torch.stack([first[0], first[1], second[2], second[3], X[4], X[5]]), rtol=0, atol=0)
+    torch.testing.assert_close(
+        x_adv, torch.stack([first[0], first[1], second[2], second[3], X[4], X[5]]), rtol=0, atol=0
+    )
     assert seen == [(50, 200), (150, 200)]
 
 

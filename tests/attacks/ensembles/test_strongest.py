@@ -45,7 +45,8 @@ def test_the_budget_is_spent_and_not_exceeded(budget, count, eot):
     assert cost.forward == sum(len(keys) for keys in model.seen)
     assert evaluations(cost) <= count * (budget + 3 * 8)
     assert evaluations(cost) > 0.75 * count * budget
-    assert sum(s.evaluations for s in spending) + count * 2 * 8 == evaluations(cost)  # and the clean images, looked at first
+    # and the clean images, looked at first
+    assert sum(s.evaluations for s in spending) + count * 2 * 8 == evaluations(cost)
     assert all(s.images == s.standing == count for s in spending)
     if budget == 3000:
         assert {s.name for s in spending} == set(STAGES) - {"deviated"}
@@ -62,7 +63,9 @@ class Many(nn.Module):
         return self.noisy(x, keys=keys) + torch.tensor([100.0] + [0.0] * 9, dtype=x.dtype)
 
     def trajectory(self, x, keys, points, estimates):
-        return SimpleNamespace(result=self(x, keys), noised=torch.stack([x, x]), states=torch.stack([x, 0.9 * x]), estimates=None)
+        return SimpleNamespace(
+            result=self(x, keys), noised=torch.stack([x, x]), states=torch.stack([x, 0.9 * x]), estimates=None
+        )
 
 
 class Fixed(nn.Module):
@@ -95,7 +98,9 @@ def test_what_is_planned_fits_its_allowance_and_uses_most_of_it(name):
 
 
 def test_an_attack_that_costs_more_than_planned_is_broken_off():
-    """All draws of a gradient say that the image is broken, and the fresh ones never confirm it: an attack pays for both at every step."""
+    """All draws of a gradient say that the image is broken, and the fresh ones never confirm it: an attack pays for
+    both at every step.
+    """
 
     class Undecided(BehindNoise):
         def forward(self, x, keys=None):
@@ -105,14 +110,18 @@ def test_an_attack_that_costs_more_than_planned_is_broken_off():
 
     spending = []
     with count_cost() as cost:
-        x_adv = strongest(Linf(0.03), 100, sequence=("pgd",), stop_draws=30, report=spending.append)(Undecided(Linear(), 0.05), X, Y)
+        x_adv = strongest(Linf(0.03), 100, sequence=("pgd",), stop_draws=30, report=spending.append)(
+            Undecided(Linear(), 0.05), X, Y
+        )
     assert evaluations(cost) <= 6 * (100 + 3 * 8 + 30)
     assert spending[-1].improved == 0 and x_adv.shape == X.shape
 
 
 def test_the_order_is_that_of_the_sequence_round_after_round():
     spending = []
-    strongest(Linf(0.03), 1500, eot=2, sequence=("square", "pgd-short", "apgd-ce"), report=spending.append)(Robust(), X[:1], Y[:1])
+    strongest(Linf(0.03), 1500, eot=2, sequence=("square", "pgd-short", "apgd-ce"), report=spending.append)(
+        Robust(), X[:1], Y[:1]
+    )
     places = [(s.round, ("square", "pgd-short", "apgd-ce").index(s.name)) for s in spending]
     assert places == sorted(places) and places[:3] == [(0, 0), (0, 1), (0, 2)] and places[-1][0] > 0
 
@@ -140,7 +149,9 @@ def test_optimum_of_a_linear_model_behind_noise(threat):
 
 
 def test_the_example_kept_has_the_largest_mean_margin(monkeypatch):
-    """Of planted results, in whatever order they come: the best one, NaN never, and the clean image where all are worse than it."""
+    """Of planted results, in whatever order they come: the best one, NaN never, and the clean image where all are worse
+    than it.
+    """
     along = torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0, -1.0], dtype=X.dtype)[:, None, None, None] * Linear().w.sign()
     planted = [X + share * 0.03 * along for share in (0.2, 0.9, 0.5)] + [torch.full_like(X, torch.nan)]
     for order in ((0, 1, 2, 3), (3, 1, 0, 2)):
@@ -165,7 +176,10 @@ def test_it_beats_plain_steps_at_equal_cost():
     with count_cost() as cost:
         x_adv = strongest(Linf(0.02), 600)(Standing(), X, Y)
     plain = PGD(Linf(0.02), steps=round(evaluations(cost) / 6 / (3 * 8)), eot=8)(Standing(), X, Y)
-    ours, theirs = ((margin(Linear()(points), Y) - margin(Linear()(X), Y)).mean() / (0.02 * Linear().w.abs().sum()) for points in (x_adv, plain))
+    ours, theirs = (
+        (margin(Linear()(points), Y) - margin(Linear()(X), Y)).mean() / (0.02 * Linear().w.abs().sum())
+        for points in (x_adv, plain)
+    )
     assert ours > theirs + 0.1
 
 
@@ -183,7 +197,9 @@ def test_targeted():
 
 
 def test_deterministic_models_are_not_drawn_from_again_and_again():
-    """One draw a gradient, one to choose, one to stop, and no attack on draws; what is broken at once is done at once."""
+    """One draw a gradient, one to choose, one to stop, and no attack on draws; what is broken at once is done
+    at once.
+    """
 
     class Counting(Linear):
         calls = 0
@@ -253,7 +269,10 @@ def test_bad_settings(arguments, message):
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match="budget=30 evaluations an image is less than 41, what the cheapest attack of the sequence needs"):
+    with pytest.raises(
+        ValueError,
+        match="budget=30 evaluations an image is less than 41, what the cheapest attack of the sequence needs",
+    ):
         strongest(Linf(0.1), 30)(Robust(), X, Y)
     with pytest.raises(ValueError, match=r"x must lie in \[0, 1\]"):
         strongest(Linf(0.1), 100)(Robust(), X + 1, Y)

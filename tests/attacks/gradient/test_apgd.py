@@ -97,7 +97,12 @@ def test_a_deterministic_model_is_attacked_by_the_published_algorithm(norm):
     x_adv = APGD(THREATS[norm](epsilon), iterations=60)(model, x, y, start=start)
     points = torch.stack(model.points)
     for i in range(3):
-        torch.testing.assert_close(points[:, i], published(model, x[i : i + 1], y[i : i + 1], start[i : i + 1], epsilon, norm, 60), rtol=0, atol=1e-9)
+        torch.testing.assert_close(
+            points[:, i],
+            published(model, x[i : i + 1], y[i : i + 1], start[i : i + 1], epsilon, norm, 60),
+            rtol=0,
+            atol=1e-9,
+        )
     assert (points[1:] != points[:-1]).flatten(2).any(2).all()
     margins = torch.stack([margin(model(p), y) for p in points])
     losses = torch.stack([cross_entropy(model(p), y) for p in points])
@@ -136,7 +141,9 @@ def test_reaches_the_optimum_behind_noise(norm, epsilon):
 
 @pytest.mark.parametrize(("norm", "epsilon"), [("Linf", 0.03), ("L2", 0.2)])
 def test_lucky_draws_do_not_lead_it(norm, epsilon):
-    """With more noise than signal in each gradient, going back to the luckiest iterate loses a quarter of the optimum (Linf 0.77, L2 0.88)."""
+    """With more noise than signal in each gradient, going back to the luckiest iterate loses a quarter of the optimum
+    (Linf 0.77, L2 0.88).
+    """
     x_adv = APGD(THREATS[norm](epsilon), iterations=60, eot=8, loss="margin")(NoisyGradient(), X, Y)
     assert gain(x_adv, X, Y, epsilon, norm).mean() > 0.9
 
@@ -249,7 +256,9 @@ def test_nan_is_never_best():
         """NaN where the first pixel has moved up by more than 0.01."""
 
         def forward(self, x):
-            return super().forward(x) + torch.where(x[:, 0, 0, 0] > X[: len(x), 0, 0, 0] + 0.01, torch.nan, 0.0)[:, None]
+            return (
+                super().forward(x) + torch.where(x[:, 0, 0, 0] > X[: len(x), 0, 0, 0] + 0.01, torch.nan, 0.0)[:, None]
+            )
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -310,7 +319,15 @@ def test_no_weaker_than_the_official_code_on_a_noisy_classifier():
     network, x, y = classifier(24)
     model = BehindNoise(network, 0.03)
     with torch.random.fork_rng():
-        official = APGDAttack(FreshDraws(model, 5), n_iter=6, norm="Linf", eps=0.02, eot_iter=4, device=x.device, logger=logging.getLogger("official"))
+        official = APGDAttack(
+            FreshDraws(model, 5),
+            n_iter=6,
+            norm="Linf",
+            eps=0.02,
+            eot_iter=4,
+            device=x.device,
+            logger=logging.getLogger("official"),
+        )
         theirs = official.perturb(x, y)
     ours = APGD(Linf(0.02), iterations=6, eot=4)(model, x, y)
     judge, keys = Expectation(model, y, 16, 512), torch.arange(24) + 10**9

@@ -1,4 +1,6 @@
-"""Losses inside the model: their gradient against plain autograd, known optima, and the models that offer nothing inside."""
+"""Losses inside the model: their gradient against plain autograd, known optima, and the models that offer nothing
+inside.
+"""
 
 import warnings
 from types import SimpleNamespace
@@ -20,7 +22,9 @@ KEYS = torch.arange(6)
 
 
 class Transparent(nn.Module):
-    """A classifier behind noise of the key that shows three points: nothing done, an error x - 1/2, twice that; estimates are the image itself."""
+    """A classifier behind noise of the key that shows three points: nothing done, an error x - 1/2, twice that;
+    estimates are the image itself.
+    """
 
     def __init__(self, classifier, sigma=0.05):
         super().__init__()
@@ -36,7 +40,9 @@ class Transparent(nn.Module):
         noised = torch.stack([x + self.sigma * keyed_noise(keys, x.shape[1:], x.dtype)] * 3)
         factors = torch.tensor([0.0, 1.0, 2.0], dtype=x.dtype)[:, None, None, None, None]
         logits = torch.stack([self.classifier(x)] * 2) if estimates else None
-        return SimpleNamespace(result=self(x, keys), noised=noised, states=noised + factors * (x - 0.5), estimates=logits)
+        return SimpleNamespace(
+            result=self(x, keys), noised=noised, states=noised + factors * (x - 0.5), estimates=logits
+        )
 
 
 class Constant(nn.Module):
@@ -55,7 +61,11 @@ def test_gradient_is_that_of_the_sum_of_losses(targets, estimates):
     for draw in range(3):
         x = X.clone().requires_grad_()
         deviation = (1**2 + 2**2) / 2 * (x - 0.5).square().mean((1, 2, 3))
-        losses = cross_entropy(model(x, mix(KEYS, draw)), Y, targets) + 2.5 * deviation + estimates * cross_entropy(Linear()(x), Y, targets)
+        losses = (
+            cross_entropy(model(x, mix(KEYS, draw)), Y, targets)
+            + 2.5 * deviation
+            + estimates * cross_entropy(Linear()(x), Y, targets)
+        )
         expected += torch.autograd.grad(losses.sum(), x)[0] / 3
         mean += losses.detach() / 3
     for batch_size in (1, 4, 1000):
@@ -106,7 +116,11 @@ def test_every_purifier_of_ours_fits_the_protocol(unet_score):
     torch.manual_seed(0)
     x = torch.rand(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     classifier = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
-    for purifier in (DiffPure(unet_score, 0.1, 2), Langevin(unet_score, 2), Resized(DiffPure(unet_score, 0.1, 2), (32, 32))):
+    for purifier in (
+        DiffPure(unet_score, 0.1, 2),
+        Langevin(unet_score, 2),
+        Resized(DiffPure(unet_score, 0.1, 2), (32, 32)),
+    ):
         model = DefendedClassifier(purifier, classifier)
         y = model(x, KEYS[:2]).argmax(1)
         x_adv = DeviatedReconstruction(Linf(0.1), iterations=2, eot=2, estimates=1.0)(model, x, y)
@@ -129,7 +143,9 @@ def test_result_depends_on_keys_not_on_the_batch():
     attack = DeviatedReconstruction(L2(0.5), iterations=2, eot=3, restarts=2, batch_size=5)
     whole = attack(Transparent(Linear()), X, Y, keys=keys)
     for i in range(0, 6, 2):
-        torch.testing.assert_close(attack(Transparent(Linear()), X[i : i + 1], Y[i : i + 1], keys=keys[i : i + 1]), whole[i : i + 1])
+        torch.testing.assert_close(
+            attack(Transparent(Linear()), X[i : i + 1], Y[i : i + 1], keys=keys[i : i + 1]), whole[i : i + 1]
+        )
     assert not torch.equal(attack(Transparent(Linear()), X, Y, keys=keys + 1), whole)
     assert whole.requires_grad is False
 
@@ -144,7 +160,9 @@ def test_images_that_are_surely_broken_leave():
 
 def test_progress_counts_gradients():
     seen = []
-    DeviatedReconstruction(Linf(0.1), iterations=3, eot=1, restarts=2)(Transparent(Linear()), X, Y, progress=lambda *at: seen.append(at))
+    DeviatedReconstruction(Linf(0.1), iterations=3, eot=1, restarts=2)(
+        Transparent(Linear()), X, Y, progress=lambda *at: seen.append(at)
+    )
     assert seen == [(i, 6) for i in range(1, 7)]
 
 
@@ -173,7 +191,10 @@ def test_bad_settings(arguments, message):
 
 
 def test_models_that_cannot_be_looked_into(unet_score):
-    with pytest.raises(ValueError, match="DeviatedReconstruction looks inside the model, but BehindNoise has no trajectory: see attacks.protocols"):
+    with pytest.raises(
+        ValueError,
+        match="DeviatedReconstruction looks inside the model, but BehindNoise has no trajectory: see attacks.protocols",
+    ):
         DeviatedReconstruction(Linf(0.1))(BehindNoise(Linear(), 0.1), X, Y)
     x = torch.rand(2, 1, 28, 28)
     model = DefendedClassifier(DiffPure(unet_score, 0.1, 4, "bpda"), nn.Sequential(nn.Flatten(), nn.Linear(784, 10)))

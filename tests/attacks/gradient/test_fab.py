@@ -27,9 +27,13 @@ def test_projection_onto_a_hyperplane_in_the_box(norm, x):
     for sign in (1, -1):
         value = sign * torch.linspace(0.1, 20, 6, dtype=x.dtype)
         d = onto_hyperplane(x, gradient, value, threat)
-        torch.testing.assert_close(value + (gradient * d).sum((1, 2, 3)), torch.zeros(6, dtype=x.dtype), rtol=0, atol=1e-10)
+        torch.testing.assert_close(
+            value + (gradient * d).sum((1, 2, 3)), torch.zeros(6, dtype=x.dtype), rtol=0, atol=1e-10
+        )
         assert (x + d).min() >= -1e-12 and (x + d).max() <= 1 + 1e-12
-        torch.testing.assert_close(threat.distance(x + d, x), nearest(x, -sign * gradient, value.abs(), norm), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(
+            threat.distance(x + d, x), nearest(x, -sign * gradient, value.abs(), norm), rtol=1e-9, atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
@@ -47,7 +51,9 @@ def test_projection_out_of_reach_goes_to_the_corner(norm):
 def test_distance_of_a_linear_model(norm, x, dtype, target_classes):
     y = Linear()(x).argmax(1)
     expected = nearest(x, away(y), -margin(Linear()(x), y), norm)
-    points, distance = FAB(THREATS[norm](0.1), iterations=5, target_classes=target_classes).minimal(Linear(), x.to(dtype), y)
+    points, distance = FAB(THREATS[norm](0.1), iterations=5, target_classes=target_classes).minimal(
+        Linear(), x.to(dtype), y
+    )
     assert points.dtype == distance.dtype == dtype
     torch.testing.assert_close(distance.double(), expected, rtol=0.01, atol=0)
     torch.testing.assert_close(THREATS[norm](0.1).distance(points, x.to(dtype)), distance)
@@ -65,7 +71,9 @@ def test_distance_behind_noise(norm):
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_luck_does_not_shorten_distances(norm):
-    """A single draw a step, with noise of several times the margin: the nearest point that one draw got wrong is much too near."""
+    """A single draw a step, with noise of several times the margin: the nearest point that one draw got wrong is much
+    too near.
+    """
     x = box_images(24)
     y = Linear()(x).argmax(1)
     expected = nearest(x, away(y), -margin(Linear()(x), y), norm)
@@ -107,7 +115,9 @@ def test_targeted(norm):
 @pytest.mark.parametrize("random", [False, True])
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_a_call_stays_in_the_threat(norm, random):
-    """Images whose boundary is inside are broken; a random model's are moved on to the border, where no draw is right."""
+    """Images whose boundary is inside are broken; a random model's are moved on to the border, where no draw is
+    right.
+    """
     x = box_images()
     y = Linear()(x).argmax(1)
     distances = nearest(x, away(y), -margin(Linear()(x), y), norm)
@@ -155,7 +165,9 @@ def test_result_depends_on_keys_not_on_the_batch():
 
 
 def test_cost_is_the_calls_made():
-    """The image; two restarts of 5 gradients, 5 evaluations and 12 for each of three rays; the choice between two points."""
+    """The image; two restarts of 5 gradients, 5 evaluations and 12 for each of three rays; the choice between two
+    points.
+    """
     x, model = box_images(), BehindNoise(Linear(), 0.01)
     y = Linear()(x).argmax(1)
     with count_cost() as cost:
@@ -200,7 +212,9 @@ def test_no_weaker_than_the_official_code_on_a_classifier(norm, epsilon):
 
     model, x, y = classifier(16)
     with torch.random.fork_rng():
-        official = FABAttack_PT(model, norm=norm, n_iter=10, eps=epsilon, targeted=True, n_target_classes=3, device=x.device)
+        official = FABAttack_PT(
+            model, norm=norm, n_iter=10, eps=epsilon, targeted=True, n_target_classes=3, device=x.device
+        )
         official.eps = 1e9  # otherwise only points within it count
         theirs = official.perturb(x, y)
     threat = THREATS[norm](epsilon)
@@ -218,7 +232,9 @@ def test_no_weaker_than_the_official_code_on_a_noisy_classifier():
     network, x, y = classifier(12)
     model, threat = BehindNoise(network, 0.03), Linf(0.02)
     with torch.random.fork_rng():
-        theirs = FABAttack_PT(FreshDraws(model, 5), norm="Linf", n_iter=5, eps=0.02, targeted=True, n_target_classes=2, device=x.device).perturb(x, y)
+        theirs = FABAttack_PT(
+            FreshDraws(model, 5), norm="Linf", n_iter=5, eps=0.02, targeted=True, n_target_classes=2, device=x.device
+        ).perturb(x, y)
     ours = FAB(threat, iterations=5, eot=4, target_classes=2)(model, x, y)
     judge, keys = Expectation(model, y, 16, 512), torch.arange(12) + 10**9
     difference = judge.success(ours, keys) - judge.success(theirs, keys)

@@ -1,4 +1,6 @@
-"""DiffHammer on draws that share a vulnerability and draws that conflict: what plain averages miss, with known optima."""
+"""DiffHammer on draws that share a vulnerability and draws that conflict: what plain averages miss, with known
+optima.
+"""
 
 import warnings
 
@@ -18,7 +20,9 @@ FRESH = mix(torch.arange(6), 77)
 
 
 class Dilemma(nn.Module):
-    """Six draws in ten are broken by +w, and out of reach otherwise; the other four are never broken, but would have it the other way, and more so."""
+    """Six draws in ten are broken by +w, and out of reach otherwise; the other four are never broken, but would have it
+    the other way, and more so.
+    """
 
     def __init__(self):
         super().__init__()
@@ -84,7 +88,9 @@ def corners(losses, gradients, epsilon):
 
 
 def test_e_step_against_brute_force():
-    """Random problems of 2 pixels: never below the mean's answer or any single draw's, and close to the best move on average."""
+    """Random problems of 2 pixels: never below the mean's answer or any single draw's, and close to the best move on
+    average.
+    """
     generator, epsilon, ratios, means = torch.Generator().manual_seed(0), 1.0, [], []
     for _ in range(40):
         losses = 3 * torch.randn(8, 1, generator=generator, dtype=torch.float64) - 3
@@ -112,7 +118,9 @@ def test_weights_do_not_underflow_far_from_the_boundary():
 
 
 class Stages(nn.Module):
-    """A purifier that adds noise of the key, and a linear classifier: every draw's Jacobian of the purifier is the identity."""
+    """A purifier that adds noise of the key, and a linear classifier: every draw's Jacobian of the purifier is the
+    identity.
+    """
 
     def __init__(self):
         super().__init__()
@@ -158,7 +166,9 @@ def test_result_depends_on_keys_not_on_the_batch():
     attack = DiffHammer(Linf(0.02), iterations=4, eot=3, restarts=2, batch_size=5)
     whole = attack(NoisyGradient(), X, Y, keys=keys)
     for i in range(0, 6, 2):
-        torch.testing.assert_close(attack(NoisyGradient(), X[i : i + 1], Y[i : i + 1], keys=keys[i : i + 1]), whole[i : i + 1])
+        torch.testing.assert_close(
+            attack(NoisyGradient(), X[i : i + 1], Y[i : i + 1], keys=keys[i : i + 1]), whole[i : i + 1]
+        )
     assert not torch.equal(attack(NoisyGradient(), X, Y, keys=keys + 1), whole)
     assert whole.requires_grad is False and whole.min() >= 0 and whole.max() <= 1
 
@@ -222,7 +232,12 @@ def test_bad_input():
         DiffHammer(Linf(0.1))(Linear(), X + 1, Y)
     with pytest.raises(ValueError, match="targets must differ from the labels"):
         DiffHammer(Linf(0.1))(Linear(), X, Y, targets=Y)
-    with pytest.raises(ValueError, match='DiffHammer with gradients="grafted" looks inside the model, but Linear has no purifier and no classifier'):
+    with pytest.raises(
+        ValueError,
+        match=(
+            'DiffHammer with gradients="grafted" looks inside the model, but Linear has no purifier and no classifier'
+        ),
+    ):
         DiffHammer(Linf(0.1), gradients="grafted")(Linear(), X, Y)
     with pytest.raises(ValueError, match="labels and targets go up to 7"):
         DiffHammer(Linf(0.1), iterations=1, eot=2, gradients="grafted")(Stages(), X, Y + 7)

@@ -34,8 +34,15 @@ class Noisy(nn.Module):
 
     def forward(self, x, keys=None):
         self.seen.append(keys)
-        noise = torch.stack([torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(int(k) % 2**63), dtype=x.dtype) for k in keys])
-        return self.linear(x) + self.scale * torch.einsum("bchw,bchw->b", x, noise)[:, None] * torch.tensor([-0.5, 0.5], dtype=x.dtype)
+        noise = torch.stack(
+            [
+                torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(int(k) % 2**63), dtype=x.dtype)
+                for k in keys
+            ]
+        )
+        return self.linear(x) + self.scale * torch.einsum("bchw,bchw->b", x, noise)[:, None] * torch.tensor(
+            [-0.5, 0.5], dtype=x.dtype
+        )
 
 
 X = 0.5 + 0.05 * torch.randn(6, 3, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -43,7 +50,9 @@ Y = Linear()(X).argmax(1)
 
 
 def test_linf_reaches_the_optimum_of_a_linear_model():
-    """The worst logit difference under Linf is |w . x| - epsilon |w|_1: every pixel moves by epsilon against the sign."""
+    """The worst logit difference under Linf is |w . x| - epsilon |w|_1: every pixel moves by epsilon against
+    the sign.
+    """
     model, x_adv = Linear(), PGD(Linf(0.03), steps=10)(Linear(), X, Y)
     optimum = margin(model(X), Y) + 0.03 * model.w.abs().sum()
     torch.testing.assert_close(margin(model(x_adv), Y), optimum.expand(6), rtol=1e-9, atol=0)
@@ -51,7 +60,8 @@ def test_linf_reaches_the_optimum_of_a_linear_model():
 
 @pytest.mark.parametrize("loss", ["ce", "margin"])
 def test_l2_reaches_the_optimum_of_a_linear_model(loss):
-    # Steps of epsilon/2 turn the random start's sideways part to the optimum; the default travels 2.5 epsilon in all, which leaves 1 % of it.
+    # Steps of epsilon/2 turn the random start's sideways part to the optimum; the default travels 2.5 epsilon in all,
+    # which leaves 1 % of it.
     model, x_adv = Linear(), PGD(L2(0.2), steps=40, step_size=0.1, loss=loss)(Linear(), X, Y)
     optimum = margin(model(X), Y) + 0.2 * model.w.norm()
     assert ((margin(model(x_adv), Y) - margin(model(X), Y)) / (optimum - margin(model(X), Y)) > 0.999).all()
@@ -111,7 +121,9 @@ def test_result_depends_on_keys_not_on_the_batch():
 
 
 def test_restarts_keep_the_best_of_each_image():
-    """On a model with a bad local optimum, several random starts do at least as well on every image, and better on some."""
+    """On a model with a bad local optimum, several random starts do at least as well on every image, and better on
+    some.
+    """
 
     class Wavy(nn.Module):
         def forward(self, x):
@@ -149,7 +161,10 @@ def test_targeted_restarts_keep_the_point_nearest_to_the_target():
     y = Three()(X).argmax(1)
     targets = (y + 1) % 3
     attack = PGD(Linf(0.02), steps=1, step_size=0.01, restarts=4)
-    x_adv, one = attack(Three(), X, y, targets=targets), PGD(Linf(0.02), steps=1, step_size=0.01)(Three(), X, y, targets=targets)
+    x_adv, one = (
+        attack(Three(), X, y, targets=targets),
+        PGD(Linf(0.02), steps=1, step_size=0.01)(Three(), X, y, targets=targets),
+    )
     reached, of_one = (margin(Three()(z), y, targets) for z in (x_adv, one))
     assert (reached >= of_one).all() and (reached > of_one).any()
 
@@ -176,7 +191,12 @@ def test_momentum_averages_noise_out():
 
 
 @pytest.mark.parametrize(
-    ("schedule", "factors"), [("constant", [1, 1, 1, 1]), ("linear", [1, 0.75, 0.5, 0.25]), ("cosine", [1, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5])]
+    ("schedule", "factors"),
+    [
+        ("constant", [1, 1, 1, 1]),
+        ("linear", [1, 0.75, 0.5, 0.25]),
+        ("cosine", [1, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5]),
+    ],
 )
 def test_schedules(schedule, factors):
     """On a linear model all steps point one way: the distance travelled is the sum of the steps."""
@@ -196,7 +216,8 @@ def test_starts_where_it_is_told():
     PGD(Linf(0.05), steps=2)(Watched(), X, Y, start=start)
     assert torch.equal(seen[0], start)
     PGD(Linf(0.05), steps=2, restarts=2)(Watched(), X, Y, start=start)
-    assert torch.equal(seen[2], start) and not torch.equal(seen[5], start)  # after a comparison, the second restart is random
+    # after a comparison, the second restart is random
+    assert torch.equal(seen[2], start) and not torch.equal(seen[5], start)
 
 
 def test_broken_images_leave_as_they_are():
@@ -261,7 +282,8 @@ def test_calls_that_run_out_of_memory_are_halved(rows):
     torch.testing.assert_close(x_adv, attack(Noisy(), X, Y, keys))
     failed = [size for size in model.sizes if size > rows]
     assert failed == sorted(failed, reverse=True) and failed[0] == 42
-    assert len(failed) <= 6 and all(size <= rows for size in model.sizes[model.sizes.index(failed[-1]) + 1 :])  # and never tried again
+    # and never tried again
+    assert len(failed) <= 6 and all(size <= rows for size in model.sizes[model.sizes.index(failed[-1]) + 1 :])
     assert cost.forward == sum(size for size in model.sizes if size <= rows) == 6 * 7 * (2 * 3 + 2)
     assert cost.backward == 6 * 7 * 2 * 3
 

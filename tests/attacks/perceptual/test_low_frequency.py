@@ -50,7 +50,9 @@ def test_equal_weights_and_no_edges_are_a_box_filter():
 
 
 def test_weights_mirror_and_edges_hold_back():
-    """One pixel by hand: the quarter's entries belong to four, two, two and one neighbours, times the colour weights of the guidance."""
+    """One pixel by hand: the quarter's entries belong to four, two, two and one neighbours, times the colour weights of
+    the guidance.
+    """
     generator = torch.Generator().manual_seed(2)
     logits = torch.randn(1, 2, 2, 8, 8, generator=generator, dtype=X.dtype)
     guidance = torch.rand(1, 3, 8, 8, generator=generator, dtype=X.dtype)
@@ -70,14 +72,18 @@ def test_the_filter_s_gradient():
 
 
 def test_reaches_most_of_the_optimum_of_a_linear_model():
-    """Under a bound on the Euclidean norm of the change the best gain is epsilon |w|, and the modifier alone reaches it."""
+    """Under a bound on the Euclidean norm of the change the best gain is epsilon |w|, and the modifier alone reaches
+    it.
+    """
     x_adv = LowFrequency(L2, kernels=KERNELS, iterations=150)(Linear(), X, Y)
     assert (gain(x_adv) > 0.85 * 0.3 * Linear().w.norm()).all()
     assert (L2.distance(x_adv, X) <= 0.3).all()
 
 
 def test_filters_alone_change_low_frequencies_only():
-    """With next to no steps of the modifier, what changes is that neighbours mix: no pixel leaves the range of its neighbourhood."""
+    """With next to no steps of the modifier, what changes is that neighbours mix: no pixel leaves the range of its
+    neighbourhood.
+    """
     wide = FeatureDistance(Pixels(), 5.0)
     x_adv = LowFrequency(wide, kernels=((3, 3),), color=1.0, pixel_step=1e-9, iterations=60)(Linear(), X, Y)
     around = F.pad(X, (1, 1, 1, 1), "reflect")
@@ -91,7 +97,9 @@ def test_behind_noise_with_eot():
 
 
 def test_result_is_within_the_bound_whatever_the_steps():
-    """Steps far too long leave the bound at once; what comes back is inside all the same, and no worse than the image."""
+    """Steps far too long leave the bound at once; what comes back is inside all the same, and no worse than the
+    image.
+    """
     attack = LowFrequency(L2, kernels=KERNELS, iterations=3, filter_step=3.0, pixel_step=1.0)
     x_adv = attack(Linear(), X.float(), Y)
     distance = attack.threat.distance(x_adv, X.float())
@@ -143,5 +151,7 @@ def test_bad_settings(arguments, message):
 
 
 def test_kernels_that_do_not_fit():
-    with pytest.raises(ValueError, match=r"kernels: \(17, 3\) does not fit images of 8 x 8, whose edges it mirrors: use smaller ones"):
+    with pytest.raises(
+        ValueError, match=r"kernels: \(17, 3\) does not fit images of 8 x 8, whose edges it mirrors: use smaller ones"
+    ):
         LowFrequency(L2, kernels=((17, 3),))(Linear(), X, Y)

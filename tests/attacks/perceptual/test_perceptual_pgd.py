@@ -20,7 +20,9 @@ class LinearFeatures(nn.Module):
 
     def __init__(self, rows=130):
         super().__init__()
-        self.register_buffer("a", torch.randn(rows, 108, generator=torch.Generator().manual_seed(7), dtype=torch.float64))
+        self.register_buffer(
+            "a", torch.randn(rows, 108, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+        )
 
     def forward(self, x):
         return x.flatten(1) @ self.a.to(x.dtype).T
@@ -58,12 +60,16 @@ def test_distance_is_that_of_the_paper():
     for a, b in zip(features(x_adv), features(X), strict=True):
         difference = F.normalize(a, dim=1) - F.normalize(b, dim=1)
         expected += difference.square().sum((1, 2, 3)) / (a.shape[2] * a.shape[3])
-    torch.testing.assert_close(FeatureDistance(features, 1.0).distance(x_adv, X), expected.detach().sqrt(), check_dtype=False)
+    torch.testing.assert_close(
+        FeatureDistance(features, 1.0).distance(x_adv, X), expected.detach().sqrt(), check_dtype=False
+    )
     torch.testing.assert_close(FeatureDistance(features, 1.0, squared=True).distance(x_adv, X), expected.detach())
 
 
 def test_projection_goes_back_along_the_segment():
-    """In linear features the distance grows with the factor: the projection shortens the change to exactly epsilon, and leaves allowed images alone."""
+    """In linear features the distance grows with the factor: the projection shortens the change to exactly epsilon, and
+    leaves allowed images alone.
+    """
     threat = FeatureDistance(LinearFeatures(), 0.5)
     change = 0.1 * torch.randn(X.shape, generator=torch.Generator().manual_seed(9), dtype=X.dtype)
     factor = (0.5 / threat.distance(X + change, X))[:, None, None, None]
@@ -98,7 +104,10 @@ def test_features_blind_to_some_directions_leave_them_to_the_box():
 
 def test_behind_noise_with_eot():
     features = LinearFeatures()
-    few, many = (gain(PerceptualPGD(FeatureDistance(features, 0.5), iterations=10, eot=eot)(NoisyGradient(), X, Y)).mean() for eot in (1, 32))
+    few, many = (
+        gain(PerceptualPGD(FeatureDistance(features, 0.5), iterations=10, eot=eot)(NoisyGradient(), X, Y)).mean()
+        for eot in (1, 32)
+    )
     assert many > 0.8 * optimum(features, 0.5) > few
 
 
@@ -145,7 +154,9 @@ def test_lpips_is_that_of_the_package(tmp_path, monkeypatch):
     import torchvision.models
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(ValueError, match="needs the weights https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth at"):
+    with pytest.raises(
+        ValueError, match="needs the weights https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth at"
+    ):
         lpips_distance(0.05, "squeeze")
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -159,13 +170,18 @@ def test_lpips_is_that_of_the_package(tmp_path, monkeypatch):
     reference.net.load_state_dict(threat.features.model.net.state_dict())
     x = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     x_adv = (x + 0.05 * torch.randn(x.shape, generator=torch.Generator().manual_seed(2))).clamp(0, 1)
-    torch.testing.assert_close(threat.distance(x_adv, x), reference(x_adv, x, normalize=True).flatten().detach(), rtol=1e-3, atol=1e-7)
+    torch.testing.assert_close(
+        threat.distance(x_adv, x), reference(x_adv, x, normalize=True).flatten().detach(), rtol=1e-3, atol=1e-7
+    )
     assert str(threat) == "LPIPS-squeeze 0.05"
 
 
 def test_without_the_package_lpips_says_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "lpips", None)
-    with pytest.raises(ValueError, match=r"LPIPS needs the package lpips: pip install lpips, or pass a network of your own as FeatureDistance"):
+    with pytest.raises(
+        ValueError,
+        match=r"LPIPS needs the package lpips: pip install lpips, or pass a network of your own as FeatureDistance",
+    ):
         lpips_distance()
     with pytest.raises(ValueError, match="net='resnet' is not one of alex, vgg, squeeze"):
         lpips_distance(net="resnet")
@@ -174,7 +190,10 @@ def test_without_the_package_lpips_says_what_to_do(monkeypatch):
 @pytest.mark.parametrize(
     ("features", "message"),
     [
-        (nn.Flatten(2), r"features must give tensors of shape \(4, channels, rows, columns\) or \(4, d\), got \[\(4, 3, 36\)\]"),
+        (
+            nn.Flatten(2),
+            r"features must give tensors of shape \(4, channels, rows, columns\) or \(4, d\), got \[\(4, 3, 36\)\]",
+        ),
         (lambda x: x, "features must be a torch.nn.Module that maps images to features, got function"),
     ],
 )

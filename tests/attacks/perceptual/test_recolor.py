@@ -47,7 +47,9 @@ def test_cieluv_and_back(dtype, tolerance):
 def test_no_change_is_the_identity_and_a_constant_one_moves_all_colours_alike():
     torch.testing.assert_close(recolor(X, torch.zeros(3, 3, 6, 6, 4, dtype=X.dtype)), X)
     change = torch.tensor([0.02, -0.01, 0.01], dtype=X.dtype)[None, :, None, None, None].expand(3, 3, 6, 6, 4)
-    torch.testing.assert_close(to_luv(recolor(X, change)) - to_luv(X), change[..., 0, 0, :1, None].expand(3, 3, 1, 1).expand_as(X))
+    torch.testing.assert_close(
+        to_luv(recolor(X, change)) - to_luv(X), change[..., 0, 0, :1, None].expand(3, 3, 1, 1).expand_as(X)
+    )
 
 
 def test_the_grid_s_axes_are_l_u_v():
@@ -60,12 +62,16 @@ def test_the_grid_s_axes_are_l_u_v():
 
 
 def test_the_gradient_reaches_every_grid_point_in_use():
-    change = (0.01 * torch.randn(1, 3, 3, 3, 3, generator=torch.Generator().manual_seed(1), dtype=X.dtype)).requires_grad_()
+    change = (
+        0.01 * torch.randn(1, 3, 3, 3, 3, generator=torch.Generator().manual_seed(1), dtype=X.dtype)
+    ).requires_grad_()
     assert torch.autograd.gradcheck(lambda c: recolor(X[:1, :, :3, :3], c), change)
 
 
 def test_reaches_the_best_uniform_change():
-    """One change of all colours is among the functions of colour: without smoothness at least the best of a grid of those is found, and little less with it."""
+    """One change of all colours is among the functions of colour: without smoothness at least the best of a grid of
+    those is found, and little less with it.
+    """
     best = torch.full((3,), -torch.inf, dtype=X.dtype)
     steps = torch.linspace(-0.06, 0.06, 7, dtype=X.dtype)
     for shift in torch.cartesian_prod(steps, steps, steps):
@@ -98,7 +104,9 @@ def test_equal_colours_change_alike():
 
 def test_targets_stop_and_cost():
     with count_cost() as cost:
-        x_adv = ReColorAdv(0.3, iterations=80, step_size=0.02, resolution=SMALL, stop_draws=2)(Linear(), X, Y, targets=1 - Y)
+        x_adv = ReColorAdv(0.3, iterations=80, step_size=0.02, resolution=SMALL, stop_draws=2)(
+            Linear(), X, Y, targets=1 - Y
+        )
     assert torch.equal(Linear()(x_adv).argmax(1), 1 - Y)
     assert 3 < cost.backward < 3 * 80 and cost.forward == cost.backward + 2 * 3
 

@@ -51,7 +51,9 @@ def test_a_uniform_flow_shifts_the_image():
 
 
 def test_the_warp_s_gradient():
-    flow = (0.1 * torch.rand(2, 4, 5, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64) + 0.01).requires_grad_()
+    flow = (
+        0.1 * torch.rand(2, 4, 5, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64) + 0.01
+    ).requires_grad_()
     assert torch.autograd.gradcheck(lambda f: warp(X[:2, :1, :4, :5], f), flow)
     assert torch.autograd.gradcheck(roughness, flow)
 
@@ -83,7 +85,8 @@ def exhaustive(bound, steps=15):
 def test_reaches_most_of_the_best_found_by_trying_all_flows():
     x_adv = StAdv(0.05, smoothness=0.0)(Linear(), X, Y)
     assert (gain(x_adv) > 0.75 * exhaustive(0.05)).all()
-    assert (gain(StAdv(0.05)(Linear(), X, Y)) > 0.75 * exhaustive(0.05)).all()  # the published smoothness hardly binds here
+    # the published smoothness hardly binds here
+    assert (gain(StAdv(0.05)(Linear(), X, Y)) > 0.75 * exhaustive(0.05)).all()
 
 
 def test_behind_noise_with_eot():
@@ -98,7 +101,9 @@ def test_smoothness_is_paid_for():
 
 
 def test_distance_bounds_the_flow_from_below():
-    """A uniform shift is seen for what it is, at most the flow is reported for any other, and an image that no flow makes is infinitely far."""
+    """A uniform shift is seen for what it is, at most the flow is reported for any other, and an image that no flow
+    makes is infinitely far.
+    """
     threat = Flow(0.1)
     shifted = warp(X, torch.tensor([0.07, 0.0], dtype=X.dtype).expand(3, 12, 12, 2))
     assert ((threat.distance(shifted, X) > 0.06) & (threat.distance(shifted, X) <= 0.07)).all()
@@ -126,7 +131,8 @@ def test_targets_stop_and_cost():
     with count_cost() as cost:
         x_adv = StAdv(0.2, iterations=50, stop_draws=2)(Three(), X, Y, targets=1 - Y)
     assert torch.equal(Three()(x_adv).argmax(1), 1 - Y)
-    assert 3 < cost.backward < 3 * 25 and cost.forward == cost.backward + 2 * 3  # two fresh draws of each image confirm, and nothing is left to choose
+    # two fresh draws of each image confirm, and nothing is left to choose
+    assert 3 < cost.backward < 3 * 25 and cost.forward == cost.backward + 2 * 3
 
 
 def test_result_depends_on_keys_not_on_the_batch():
@@ -140,7 +146,9 @@ def test_result_depends_on_keys_not_on_the_batch():
 
 def test_progress_counts_gradients():
     seen = []
-    StAdv(iterations=2, restarts=2, batch_size=2)(Linear(), X, Y, progress=lambda done, total: seen.append((done, total)))
+    StAdv(iterations=2, restarts=2, batch_size=2)(
+        Linear(), X, Y, progress=lambda done, total: seen.append((done, total))
+    )
     assert seen == [(i, 8) for i in range(1, 9)]  # two groups of images
 
 

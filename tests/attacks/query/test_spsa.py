@@ -68,14 +68,18 @@ def test_the_gradient_estimate_is_unbiased():
             gradient = estimate(X[:1], torch.arange(1), torch.arange(1))[0]
         expected = Linear().w * (1 if Y[0] == 0 else -1)
         # The standard deviation of one coordinate is |w| / sqrt(samples) = 0.07.
-        assert (gradient - expected).abs().max() < 0.35 and torch.nn.functional.cosine_similarity(gradient.flatten(), expected.flatten(), 0) > 0.99
+        assert (gradient - expected).abs().max() < 0.35 and torch.nn.functional.cosine_similarity(
+            gradient.flatten(), expected.flatten(), 0
+        ) > 0.99
 
 
 def test_targets_are_reached():
     model = LinearMany()
     y, targets = model(X).argmax(1), model(X).argmin(1)
     for threat in (Linf(0.1), L2(1.5)):
-        assert torch.equal(model(SPSA(threat, iterations=10, samples=40)(model, X, y, targets=targets)).argmax(1), targets)
+        assert torch.equal(
+            model(SPSA(threat, iterations=10, samples=40)(model, X, y, targets=targets)).argmax(1), targets
+        )
 
 
 def test_result_depends_on_keys_not_on_the_batch():
@@ -101,7 +105,9 @@ def test_progress_and_dead_gradients():
 
     seen = []
     with pytest.warns(UserWarning, match="gradient was exactly zero"):
-        SPSA(Linf(0.001), iterations=2, samples=3, delta=1e-9, restarts=2)(Flat(), X, Y, progress=lambda done, total: seen.append((done, total)))
+        SPSA(Linf(0.001), iterations=2, samples=3, delta=1e-9, restarts=2)(
+            Flat(), X, Y, progress=lambda done, total: seen.append((done, total))
+        )
     assert seen == [(i, 4) for i in range(1, 5)]
 
 

@@ -58,7 +58,9 @@ def test_l2_reaches_90_percent_of_a_linear_optimum_in_1000_queries():
 
 
 def test_behind_noise_it_keeps_what_it_gains():
-    """Noise of three times the gradient: single comparisons go back as often as forward (they reached 0.4 at most); sure ones get over 0.5."""
+    """Noise of three times the gradient: single comparisons go back as often as forward (they reached 0.4 at most);
+    sure ones get over 0.5.
+    """
     with count_cost() as cost:
         x_adv = Square(Linf(0.03), queries=4000, eot=4)(NoisyGradient(), X[:2], Y[:2])
     assert (gain(Linear(), x_adv, X[:2], Y[:2]) / (0.03 * Linear().w.abs().sum())).mean() > 0.5
@@ -66,7 +68,9 @@ def test_behind_noise_it_keeps_what_it_gains():
 
 
 def test_common_draws_cancel_the_defence_s_noise():
-    """Noise on the input of a linear model shifts all logits of one draw alike, so differences are exact: noise of any size costs nothing but queries."""
+    """Noise on the input of a linear model shifts all logits of one draw alike, so differences are exact: noise of any
+    size costs nothing but queries.
+    """
     x_adv = Square(Linf(0.03), queries=1000)(BehindNoise(Linear(), 10.0), X[:2], Y[:2])
     assert (gain(Linear(), x_adv, X[:2], Y[:2]) > 0.6 * 0.03 * Linear().w.abs().sum()).all()
 
@@ -88,10 +92,13 @@ def test_labels_alone_suffice_behind_noise():
 
 
 def test_labels_of_a_fixed_model_cross_plateaus():
-    """Every point near the image has the right label until a few squares add up: proposals of equal answers are taken, so the search moves."""
+    """Every point near the image has the right label until a few squares add up: proposals of equal answers are taken,
+    so the search moves.
+    """
     x = X[:4]
     z = (x - 0.5).mul(Linear().w).sum((1, 2, 3), keepdim=True)
-    x = x - (z - 3 * torch.where(z > 0, 1, -1)) * Linear().w / Linear().w.square().sum()  # logit difference 3: 38 % of random signs' standard deviations away
+    # logit difference 3: 38 % of random signs' standard deviations away
+    x = x - (z - 3 * torch.where(z > 0, 1, -1)) * Linear().w / Linear().w.square().sum()
     y = Linear()(x).argmax(1)
     x_adv = Square(Linf(0.3), queries=400, answers="labels")(Linear(), x, y)
     assert (Linear()(x_adv).argmax(1) != y).all()
@@ -115,7 +122,9 @@ def test_results_depend_on_keys_not_on_the_batch():
 
 
 def test_broken_images_leave():
-    """Stripes alone break these: start and confirming draws are all that is spent, and what comes back is what was confirmed."""
+    """Stripes alone break these: start and confirming draws are all that is spent, and what comes back is what was
+    confirmed.
+    """
     with count_cost() as cost:
         x_adv = Square(Linf(0.5), queries=500, stop_draws=3)(Linear(), X, 1 - Y)  # the clean images are already wrong
     assert (Linear()(x_adv).argmax(1) == Y).all()
@@ -162,7 +171,8 @@ def test_not_weaker_than_the_official_code(norm):
     with torch.random.fork_rng(), torch.no_grad():
         theirs = official.perturb(x, y)
         ours = Square(threat, queries=100, stop_draws=1)(model, x, y)
-        assert (model(ours).argmax(1) == y).sum() <= (model(theirs).argmax(1) == y).sum() + 3  # both are random: over 64 images and 6 keys they agree
+        # both are random: over 64 images and 6 keys they agree
+        assert (model(ours).argmax(1) == y).sum() <= (model(theirs).argmax(1) == y).sum() + 3
 
 
 @pytest.mark.parametrize(
@@ -183,6 +193,10 @@ def test_bad_settings(arguments, message):
 
 def test_too_few_queries():
     with pytest.raises(
-        ValueError, match="queries must be at least 56 with eot=20 and restarts=1 on this model, got 50|queries must be at least 80 with eot=20"
+        ValueError,
+        match=(
+            "queries must be at least 56 with eot=20 and restarts=1 on this model, got 50|queries must be at least 80"
+            " with eot=20"
+        ),
     ):
         Square(Linf(0.1), queries=50, eot=20)(NoisyGradient(), X, Y)

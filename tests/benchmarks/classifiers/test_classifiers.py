@@ -27,9 +27,17 @@ def folders(tmp_path, monkeypatch):
         ({"name": "tim:resnet50"}, CheckpointError, r"unknown source 'tim'; known: robustbench, timm"),
         ({"name": "fashion-mnist", "dataset": "cifar10"}, ValueError, r"only \"robustbench:\" names take them"),
         ({"name": "timm:resnet50", "threat": "Linf"}, ValueError, r"only \"robustbench:\" names take them"),
-        ({"name": "fashion-mnist", "weights": "other.pth"}, ValueError, r"weights='other.pth': classifiers of this package take"),
+        (
+            {"name": "fashion-mnist", "weights": "other.pth"},
+            ValueError,
+            r"weights='other.pth': classifiers of this package take",
+        ),
         ({"name": "pyautoattack:resnet50"}, CheckpointError, r"known: resnet18"),
-        ({"name": "pyautoattack:resnet18", "weights": "other.pth"}, ValueError, r"weights='other.pth': classifiers of pyautoattack"),
+        (
+            {"name": "pyautoattack:resnet18", "weights": "other.pth"},
+            ValueError,
+            r"weights='other.pth': classifiers of pyautoattack",
+        ),
     ],
 )
 def test_what_is_refused(arguments, error, message):
@@ -39,7 +47,11 @@ def test_what_is_refused(arguments, error, message):
 
 def test_packaged_names_and_their_files():
     model = load_classifier("fashion-mnist")
-    assert not model.training and not any(p.requires_grad for p in model.parameters()) and {p.dtype for p in model.parameters()} == {torch.float32}
+    assert (
+        not model.training
+        and not any(p.requires_grad for p in model.parameters())
+        and {p.dtype for p in model.parameters()} == {torch.float32}
+    )
     file = packaged_classifiers()["fashion-mnist"]
     x = torch.rand(2, 1, 28, 28)
     assert torch.equal(load_classifier(Path(file))(x), model(x))
@@ -60,7 +72,10 @@ def test_pyautoattack_on_real_images():
     if not folder:
         pytest.skip("PURIFY_TEST_DATA is not set: it names the folder with cifar10/test_first1000.npz")
     with np.load(Path(folder) / "cifar10" / "test_first1000.npz") as arrays:
-        x, y = torch.from_numpy(arrays["images"][:100]).float() / 255, torch.from_numpy(arrays["labels"][:100].astype(np.int64))
+        x, y = (
+            torch.from_numpy(arrays["images"][:100]).float() / 255,
+            torch.from_numpy(arrays["labels"][:100].astype(np.int64)),
+        )
     with torch.no_grad():
         correct = int((load_classifier("pyautoattack:resnet18")(x).argmax(1) == y).sum())
     assert correct == 94
@@ -87,7 +102,9 @@ constant = 5
 """
 
 
-@pytest.mark.parametrize("place", ["own_classifier_module", "own_classifier_module.py", "{folder}/own_classifier_module.py"])
+@pytest.mark.parametrize(
+    "place", ["own_classifier_module", "own_classifier_module.py", "{folder}/own_classifier_module.py"]
+)
 def test_own_module(tmp_path, monkeypatch, place):
     (tmp_path / "own_classifier_module.py").write_text(FACTORY)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -171,7 +188,11 @@ class Code:
 
 
 @pytest.mark.parametrize("forced", [False, True])
-@pytest.mark.parametrize("write", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content, protocol=2))], ids=["torch", "pickle"])
+@pytest.mark.parametrize(
+    "write",
+    [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content, protocol=2))],
+    ids=["torch", "pickle"],
+)
 def test_pickles_with_code_are_not_executed(tmp_path, monkeypatch, write, forced):
     """Nor where the environment asks PyTorch for it."""
     if forced:
@@ -185,7 +206,13 @@ def test_pickles_with_code_are_not_executed(tmp_path, monkeypatch, write, forced
     for name, place in places.items():
         place.parent.mkdir(parents=True, exist_ok=True)
         write({"state_dict": Code(tmp_path / "executed")}, place)
-        arguments = {"dataset": "cifar10", "threat": "Linf"} if name.startswith("robustbench") else {"weights": place} if name.startswith("timm") else {}
+        arguments = (
+            {"dataset": "cifar10", "threat": "Linf"}
+            if name.startswith("robustbench")
+            else {"weights": place}
+            if name.startswith("timm")
+            else {}
+        )
         with pytest.raises(CheckpointError, match="carries code"):
             load_classifier(name, **arguments)
     assert not (tmp_path / "executed").exists()

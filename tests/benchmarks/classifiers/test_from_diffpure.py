@@ -43,15 +43,28 @@ def images(*shape, dtype=torch.float32):
 @pytest.mark.parametrize(
     ("name", "small", "prefix", "wrap"),
     [
-        ("wrn-70-16-dropout", lambda: WideResNet(depth=10, widen_factor=1, dropRate=0.3), "module.", lambda state: state),
-        ("wrn-70-16", lambda: DMWideResNet(num_classes=10, depth=10, width=1, activation_fn=Swish), "module.0.", lambda s: {"model_state_dict": s, "epoch": 1}),
+        (
+            "wrn-70-16-dropout",
+            lambda: WideResNet(depth=10, widen_factor=1, dropRate=0.3),
+            "module.",
+            lambda state: state,
+        ),
+        (
+            "wrn-70-16",
+            lambda: DMWideResNet(num_classes=10, depth=10, width=1, activation_fn=Swish),
+            "module.0.",
+            lambda s: {"model_state_dict": s, "epoch": 1},
+        ),
     ],
 )
 def test_wide_networks_at_a_reduced_width(monkeypatch, models, name, small, prefix, wrap):
     """Names in the files begin as data-parallel training left them; the dropout is off."""
     monkeypatch.setitem(CIFAR10, name, dataclasses.replace(CIFAR10[name], network=small))
     model = randomised(small())
-    save(wrap({prefix + key: tensor for key, tensor in model.state_dict().items()}), models / "diffpure" / CIFAR10[name].file)
+    save(
+        wrap({prefix + key: tensor for key, tensor in model.state_dict().items()}),
+        models / "diffpure" / CIFAR10[name].file,
+    )
     x = images(2, 3, 32, 32)
     expected = model((x - MEAN) / STD) if name == "wrn-70-16-dropout" else model(x)
     assert torch.equal(load_classifier(f"diffpure:{name}")(x), expected)
@@ -60,12 +73,17 @@ def test_wide_networks_at_a_reduced_width(monkeypatch, models, name, small, pref
 def test_resnet50(models):
     torch.manual_seed(0)
     model = randomised(ResNet50())
-    save({f"module.{key}": tensor for key, tensor in model.state_dict().items()}, models / "diffpure" / "cifar10" / "resnet-50" / "weights.pt")
+    save(
+        {f"module.{key}": tensor for key, tensor in model.state_dict().items()},
+        models / "diffpure" / "cifar10" / "resnet-50" / "weights.pt",
+    )
     x = images(1, 3, 32, 32)
     assert torch.equal(load_classifier("diffpure:resnet-50")(x), model((x - MEAN) / STD))
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("wrn-70-16", 266_796_506), ("wrn-70-16-dropout", 266_796_506), ("resnet-50", 23_520_842)])
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("wrn-70-16", 266_796_506), ("wrn-70-16-dropout", 266_796_506), ("resnet-50", 23_520_842)]
+)
 def test_full_sizes(name, parameters):
     with torch.device("meta"):
         assert sum(parameter.numel() for parameter in CIFAR10[name].network().parameters()) == parameters
@@ -85,7 +103,9 @@ def attribute_shapes():
 
 def test_attribute_network_has_the_published_names():
     with torch.device("meta"):
-        assert {name: tuple(tensor.shape) for name, tensor in AttributeNetwork().state_dict().items()} == attribute_shapes()
+        assert {
+            name: tuple(tensor.shape) for name, tensor in AttributeNetwork().state_dict().items()
+        } == attribute_shapes()
 
 
 def test_attribute_network_computes_the_published_function():
@@ -97,7 +117,9 @@ def test_attribute_network_computes_the_published_function():
     def layer(h, name, gain=2**0.5):
         weight = state[f"{name}.{'linear' if 'dense' in name else 'conv'}.weight"]
         scaled = weight * gain / math.sqrt(weight[0].numel())
-        function = F.linear if "dense" in name else lambda *arguments: F.conv2d(*arguments, padding=weight.shape[-1] // 2)
+        function = (
+            F.linear if "dense" in name else lambda *arguments: F.conv2d(*arguments, padding=weight.shape[-1] // 2)
+        )
         return function(h, scaled, state[f"{name}.wscale.b"])
 
     x = images(2, 3, 16, 16, dtype=torch.float64) * 2 - 1
@@ -119,7 +141,12 @@ def test_attribute_classifier(monkeypatch, models):
     monkeypatch.setattr(from_diffpure, "AttributeNetwork", lambda: AttributeNetwork(16, base=64, widest=8))
     torch.manual_seed(0)
     network = AttributeNetwork(16, base=64, widest=8)
-    content = {"state_dict": network.state_dict(), "optimizer": torch.optim.Adam(network.parameters()).state_dict(), "epoch": 7, "valacc": 0.93}
+    content = {
+        "state_dict": network.state_dict(),
+        "optimizer": torch.optim.Adam(network.parameters()).state_dict(),
+        "epoch": 7,
+        "valacc": 0.93,
+    }
     save(content, models / "diffpure" / "celebahq" / "Smiling" / "net_best.pth")
     x = images(2, 3, 16, 16)
     assert torch.equal(load_classifier("diffpure:celebahq-Smiling")(x), network(2 * x - 1))

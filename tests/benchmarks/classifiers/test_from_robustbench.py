@@ -1,4 +1,6 @@
-"""RobustBench's real classes and loader on random weights that lie where it looks, against ours; and files that cannot be used."""
+"""RobustBench's real classes and loader on random weights that lie where it looks, against ours; and files that cannot
+be used.
+"""
 
 import pytest
 import torch
@@ -10,7 +12,10 @@ from benchmarks.classifiers.from_robustbench import THREATS, files, library_addr
 from benchmarks.classifiers.request import Request
 from purify import CheckpointError
 
-pytestmark = pytest.mark.filterwarnings("ignore:The parameter 'pretrained'", "ignore:Arguments other than a weight enum")  # by RobustBench's calls
+# by RobustBench's calls
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The parameter 'pretrained'", "ignore:Arguments other than a weight enum"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +67,11 @@ def images(*shape):
 def equal(ours, theirs, x):
     states = ours.state_dict(), theirs.state_dict()
     assert not ours.training and not any(parameter.requires_grad for parameter in ours.parameters())
-    return states[0].keys() == states[1].keys() and all(torch.equal(t, states[1][n]) for n, t in states[0].items()) and torch.equal(ours(x), theirs(x))
+    return (
+        states[0].keys() == states[1].keys()
+        and all(torch.equal(t, states[1][n]) for n, t in states[0].items())
+        and torch.equal(ours(x), theirs(x))
+    )
 
 
 def test_wide_resnet_equals_robustbench(zoo):
@@ -79,7 +88,11 @@ def test_torchvision_based_imagenet_entry_equals_robustbench(zoo):
     model = zoo_model("imagenet", "Linf", "Salman2020Do_R18")
     save(model.model.state_dict(), zoo / "imagenet" / "Linf" / "Salman2020Do_R18.pt")
     arguments = ("imagenet", "Linf", "Salman2020Do_R18")
-    assert equal(load_classifier("robustbench:Salman2020Do_R18", *arguments[:2]), of_robustbench(zoo, *arguments), images(1, 3, 64, 64))
+    assert equal(
+        load_classifier("robustbench:Salman2020Do_R18", *arguments[:2]),
+        of_robustbench(zoo, *arguments),
+        images(1, 3, 64, 64),
+    )
 
 
 @pytest.mark.parametrize("place", ["zoo", "hub"])
@@ -132,15 +145,26 @@ def test_ensembles_have_a_file_a_member(zoo, monkeypatch):
         save(ensemble.models[i].state_dict(), file)
     ours = load_classifier("robustbench:Chen2020Adversarial", "cifar10", "Linf")
     x = images(2, 3, 2, 2)
-    assert torch.equal(ours(x), ensemble(x)) and equal(ours, of_robustbench(zoo, "cifar10", "Linf", "Chen2020Adversarial"), x)
+    assert torch.equal(ours(x), ensemble(x)) and equal(
+        ours, of_robustbench(zoo, "cifar10", "Linf", "Chen2020Adversarial"), x
+    )
 
 
 def test_a_missing_file_is_explained_and_nothing_is_made(tmp_path, zoo):
     with pytest.raises(CheckpointError) as error:
         load_classifier("robustbench:Standard", "cifar10", "L2")
-    for part in (str(zoo / "cifar10" / "L2" / "Standard.pt"), "1t98aEuzeTL8P7Kpd5DIrCoCL21BNZUhC", "`purify models fetch robustbench:cifar10/L2/Standard`"):
+    for part in (
+        str(zoo / "cifar10" / "L2" / "Standard.pt"),
+        "1t98aEuzeTL8P7Kpd5DIrCoCL21BNZUhC",
+        "`purify models fetch robustbench:cifar10/L2/Standard`",
+    ):
         assert part in str(error.value)
-    with pytest.raises(CheckpointError, match="Standard_R50.pt .nor at .*resnet50-0676ba61.pth.*https://download.pytorch.org/models/resnet50-0676ba61.pth"):
+    with pytest.raises(
+        CheckpointError,
+        match=(
+            "Standard_R50.pt .nor at .*resnet50-0676ba61.pth.*https://download.pytorch.org/models/resnet50-0676ba61.pth"
+        ),
+    ):
         load_classifier("robustbench:Standard_R50", "imagenet", "corruptions")
     assert not list(tmp_path.iterdir())
 
@@ -149,7 +173,13 @@ def test_every_entry_has_a_source():
     """Google Drive ids, or the address of the library that supplies the weights: never neither, never both."""
     from robustbench.model_zoo import model_dicts
 
-    named = [(d.value, t.value, name) for d, threats in model_dicts.items() for t, entries in threats.items() if t.value in THREATS for name in entries]
+    named = [
+        (d.value, t.value, name)
+        for d, threats in model_dicts.items()
+        for t, entries in threats.items()
+        if t.value in THREATS
+        for name in entries
+    ]
     assert len(named) > 200
     for entry in named:
         source, address = robustbench_source(*entry), library_address(*entry)
@@ -162,7 +192,10 @@ def test_every_entry_has_a_source():
     ("arguments", "message"),
     [
         (("Standrd", "cifar10", "Linf"), "no 'Standrd' for cifar10, Linf; did you mean Standard"),
-        (("Standard", "imagenet", "Linf"), "did you mean Standard_R50.*; the name exists for cifar10/Linf, cifar10/L2, cifar10/corruptions"),
+        (
+            ("Standard", "imagenet", "Linf"),
+            "did you mean Standard_R50.*; the name exists for cifar10/Linf, cifar10/L2, cifar10/corruptions",
+        ),
         (("Standard", None, "Linf"), "dataset=None: .* one of cifar10, cifar100, imagenet"),
         (("Standard", "mnist", "Linf"), "dataset='mnist': .* one of cifar10, cifar100, imagenet"),
         (("Standard", "cifar10", None), "threat=None: .* for cifar10 one of Linf, L2, corruptions"),

@@ -92,7 +92,10 @@ def test_published_weights_are_found_where_the_libraries_keep_them(tmp_path, res
     torch.save(resnet18.state_dict(), hub)
     for weights in (None, "IMAGENET1K_V1"):
         assert from_torchvision.files(Request("resnet18", weights=weights)) == (hub,)
-    assert torch.equal(load_classifier("torchvision:resnet18")(image(224, 224)), load_classifier("torchvision:resnet18", weights=hub)(image(224, 224)))
+    assert torch.equal(
+        load_classifier("torchvision:resnet18")(image(224, 224)),
+        load_classifier("torchvision:resnet18", weights=hub)(image(224, 224)),
+    )
     snapshot = tmp_path / "hub" / "models--timm--test_vit.r160_in1k"
     (snapshot / "refs").mkdir(parents=True)
     (snapshot / "refs" / "main").write_text("0" * 40)
@@ -114,7 +117,10 @@ def test_published_weights_are_found_where_the_libraries_keep_them(tmp_path, res
 def test_sources():
     """Facts: the addresses of published weights, and the places where they are looked for."""
     place, url = from_torchvision.torchvision_source("resnet50")
-    assert url == "https://download.pytorch.org/models/resnet50-0676ba61.pth" and place.parts[-2:] == ("torchvision", "resnet50-0676ba61.pth")
+    assert url == "https://download.pytorch.org/models/resnet50-0676ba61.pth" and place.parts[-2:] == (
+        "torchvision",
+        "resnet50-0676ba61.pth",
+    )
     assert from_torchvision.torchvision_source("wide_resnet50_2")[0].name == "wide_resnet50_2-95faca4d.pth"
     assert from_torchvision.torchvision_source("resnet50", "IMAGENET1K_V2")[0].name == "resnet50-11ad3fa6.pth"
     place, url = from_timm.timm_source("deit_small_patch16_224")
@@ -127,7 +133,9 @@ def test_files_of_training_runs(tmp_path, resnet18, vit, nesting):
     for name, model, size in (("torchvision:resnet18", resnet18, 224), ("timm:test_vit", vit, 160)):
         plain, nested = tmp_path / "plain.pth", tmp_path / "nested.pth"
         torch.save(model.state_dict(), plain)
-        torch.save({nesting: {f"module.{key}": tensor for key, tensor in model.state_dict().items()}, "epoch": 5}, nested)
+        torch.save(
+            {nesting: {f"module.{key}": tensor for key, tensor in model.state_dict().items()}, "epoch": 5}, nested
+        )
         x = image(size, size)
         assert torch.equal(load_classifier(name, weights=nested)(x), load_classifier(name, weights=plain)(x))
 
@@ -137,7 +145,13 @@ def test_densenet_s_published_names(tmp_path):
     torch.manual_seed(0)
     model = bare(torchvision.models.densenet121())
     state = {key: tensor for key, tensor in model.state_dict().items()}
-    old = {key.replace("norm1.", "norm.1.").replace("norm2.", "norm.2.").replace("conv1.", "conv.1.").replace("conv2.", "conv.2."): state[key] for key in state}
+    old = {
+        key.replace("norm1.", "norm.1.")
+        .replace("norm2.", "norm.2.")
+        .replace("conv1.", "conv.1.")
+        .replace("conv2.", "conv.2."): state[key]
+        for key in state
+    }
     assert old.keys() != state.keys()
     torch.save(old, tmp_path / "densenet.pth")
     loaded = load_classifier("torchvision:densenet121", weights=tmp_path / "densenet.pth").model.state_dict()
@@ -155,13 +169,31 @@ def test_googlenet_transforms_its_input_as_with_published_weights():
         ("torchvision:fcn_resnet50", None, "torchvision has no classifier 'fcn_resnet50'"),
         ("torchvision:resnet50", "IMAGENET1K_V3", "resnet50 has IMAGENET1K_V1, IMAGENET1K_V2; else give a .pth"),
         ("torchvision:resnet50", "DEFAULT", "resnet50 has IMAGENET1K_V1, IMAGENET1K_V2; else give a .pth"),
-        ("torchvision:vit_h_14", None, "no IMAGENET1K_V1; choose weights= from IMAGENET1K_SWAG_E2E_V1, IMAGENET1K_SWAG_LINEAR_V1"),
-        ("torchvision:resnet50", None, "not at .*resnet50-0676ba61.pth .nor at .*download https://download.pytorch.org/models/resnet50-0676ba61.pth"),
+        (
+            "torchvision:vit_h_14",
+            None,
+            "no IMAGENET1K_V1; choose weights= from IMAGENET1K_SWAG_E2E_V1, IMAGENET1K_SWAG_LINEAR_V1",
+        ),
+        (
+            "torchvision:resnet50",
+            None,
+            (
+                "not at .*resnet50-0676ba61.pth .nor at .*download"
+                " https://download.pytorch.org/models/resnet50-0676ba61.pth"
+            ),
+        ),
         ("torchvision:resnet18", "absent.pth", "no weight file at absent.pth"),
         ("timm:resnet5", None, "timm has no model 'resnet5'; did you mean resnet50"),
         ("timm:resnet50.x", None, "timm's resnet50 has no weights 'x'; known: .*resnet50.a1_in1k"),
         ("timm:resnet50", "IMAGENET1K_V1", "timm's versions are part of the name"),
-        ("timm:resnet50", None, "not at .*resnet50.a1_in1k.safetensors.*https://huggingface.co/timm/resnet50.a1_in1k/resolve/main/model.safetensors"),
+        (
+            "timm:resnet50",
+            None,
+            (
+                "not at"
+                " .*resnet50.a1_in1k.safetensors.*https://huggingface.co/timm/resnet50.a1_in1k/resolve/main/model.safetensors"
+            ),
+        ),
         ("timm:vit_small_patch14_dinov2", None, "has no classification head"),
         ("timm:test_vit", "absent.safetensors", "no weight file at absent.safetensors"),
     ],
@@ -174,7 +206,10 @@ def test_what_is_refused(name, weights, message):
 def test_weights_of_another_network(tmp_path, resnet18, vit):
     file = tmp_path / "weights.pth"
     torch.save(vit.state_dict(), file)
-    with pytest.raises(CheckpointError, match="do not fit torchvision's resnet18; 122 missing: conv1.weight.*; 80 unexpected: cls_token"):
+    with pytest.raises(
+        CheckpointError,
+        match="do not fit torchvision's resnet18; 122 missing: conv1.weight.*; 80 unexpected: cls_token",
+    ):
         load_classifier("torchvision:resnet18", weights=file)
     torch.save({**resnet18.state_dict(), "fc.bias": torch.zeros(10)}, file)
     with pytest.raises(CheckpointError, match=r"1 of another shape: fc.bias \(10,\), expected \(1000,\)"):

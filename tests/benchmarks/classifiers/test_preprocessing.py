@@ -1,4 +1,6 @@
-"""Resize, crop and normalisation inside the model, against torchvision's transforms on tensors, and gradients through all of it."""
+"""Resize, crop and normalisation inside the model, against torchvision's transforms on tensors, and gradients through
+all of it.
+"""
 
 import pytest
 import torch
@@ -25,7 +27,13 @@ def images(*shape, dtype=torch.float32):
 def test_equals_torchvision(shape, interpolation, antialias, resize):
     x = images(2, 3, *shape)
     mode = transforms.InterpolationMode(interpolation)
-    expected = transforms.Compose([transforms.Resize(resize, mode, antialias=antialias), transforms.CenterCrop((24, 24)), transforms.Normalize(MEAN, STD)])(x)
+    expected = transforms.Compose(
+        [
+            transforms.Resize(resize, mode, antialias=antialias),
+            transforms.CenterCrop((24, 24)),
+            transforms.Normalize(MEAN, STD),
+        ]
+    )(x)
     assert torch.equal(Preprocessed(nn.Identity(), MEAN, STD, (24, 24), resize, interpolation, antialias)(x), expected)
 
 
@@ -38,7 +46,9 @@ def test_images_of_the_model_s_size_are_only_normalised():
 
 def test_without_resize_the_shorter_side_becomes_the_crop():
     x = images(1, 3, 40, 60)
-    assert torch.equal(Preprocessed(nn.Identity(), MEAN, STD, (20, 20))(x), Preprocessed(nn.Identity(), MEAN, STD, (20, 20), 20)(x))
+    assert torch.equal(
+        Preprocessed(nn.Identity(), MEAN, STD, (20, 20))(x), Preprocessed(nn.Identity(), MEAN, STD, (20, 20), 20)(x)
+    )
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
@@ -82,7 +92,9 @@ def defended():
             nn.init.normal_(parameter, std=0.05)
     score = ScoreModel(network, LinearVP(), "v", image_shape=(3, 16, 16)).requires_grad_(False).eval()
     classifier = load_classifier("timm:test_vit", weights="random")
-    return lambda gradient: DefendedClassifier(Resized(DiffPure(score, 0.1, 3, gradient=gradient), (16, 16)), classifier)
+    return lambda gradient: DefendedClassifier(
+        Resized(DiffPure(score, 0.1, 3, gradient=gradient), (16, 16)), classifier
+    )
 
 
 def gradient_of(model, x, keys):

@@ -14,7 +14,10 @@ def python(code, *path):
 
 
 def test_robustbench_imports_after_benchmarks():
-    result = python("import benchmarks, robustbench; from robustbench.utils import load_model; print(robustbench.benchmark.__name__)")
+    result = python(
+        "import benchmarks, robustbench; from robustbench.utils import load_model;"
+        " print(robustbench.benchmark.__name__)"
+    )
     assert result.stdout.strip() == "benchmark", result.stderr
 
 
@@ -26,7 +29,10 @@ def test_a_real_autoattack_comes_first(tmp_path):
 
 
 def test_missing_submodules_are_still_missing():
-    result = python("import benchmarks, autoattack.state\ntry:\n    import autoattack.nothing\nexcept ModuleNotFoundError as e:\n    print(e.name)")
+    result = python(
+        "import benchmarks, autoattack.state\ntry:\n    import autoattack.nothing\nexcept ModuleNotFoundError as e:\n  "
+        "  print(e.name)"
+    )
     assert result.stdout.strip() == "autoattack.nothing", result.stderr
 
 
@@ -41,7 +47,9 @@ def test_robustbench_s_calls_fit():
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 10))
     x = torch.rand(4, 3, 4, 4, generator=generator)
     y = model(x).argmax(1)
-    attack = AutoAttack(model, norm="Linf", eps=0.3, version="custom", attacks_to_run=["apgd-ce"], device="cpu", log_path=None)
+    attack = AutoAttack(
+        model, norm="Linf", eps=0.3, version="custom", attacks_to_run=["apgd-ce"], device="cpu", log_path=None
+    )
     x_adv, labels = attack.run_standard_evaluation(x, y, bs=2, return_labels=True, state_path=None)
     assert (labels == model(x_adv).argmax(1)).all() and (labels != y).all()
     assert isinstance(attack.run_standard_evaluation(x, y, bs=2), torch.Tensor)

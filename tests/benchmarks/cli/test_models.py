@@ -23,7 +23,8 @@ NAME = "ddpm.small"
 CONFIG = json.loads((golden.FOLDER / f"{NAME}.json").read_text())["config"]
 STATE = golden.network(NAME).state_dict()
 
-pytestmark = pytest.mark.filterwarnings("ignore::purify.zoo.self_check.ScoreModelWarning")  # the recorded networks are not trained
+# the recorded networks are not trained
+pytestmark = pytest.mark.filterwarnings("ignore::purify.zoo.self_check.ScoreModelWarning")
 
 
 def as_file(content, path):
@@ -48,7 +49,9 @@ def archive():
 
 @pytest.fixture
 def served(monkeypatch):
-    """served[path] = bytes: what the server has; every https address of a registry entry leads to it by its file name."""
+    """served[path] = bytes: what the server has; every https address of a registry entry leads to it by its
+    file name.
+    """
     content = {}
 
     class Handler(BaseHTTPRequestHandler):
@@ -64,7 +67,9 @@ def served(monkeypatch):
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    monkeypatch.setattr(models, "address_of", lambda source: f"http://127.0.0.1:{server.server_port}/{source.rpartition('/')[2]}")
+    monkeypatch.setattr(
+        models, "address_of", lambda source: f"http://127.0.0.1:{server.server_port}/{source.rpartition('/')[2]}"
+    )
     yield content
     server.shutdown()
     server.server_close()
@@ -83,7 +88,15 @@ def known(monkeypatch, tmp_path):
 
 
 def score(name="small", sources=("https://example.org/a.pt",), config=None, architecture="ddpm", **facts):
-    return Entry(name, "score", (SourceFile("a.pt", sources, **facts),), "https://example.org", "MIT", architecture, config or CONFIG)
+    return Entry(
+        name,
+        "score",
+        (SourceFile("a.pt", sources, **facts),),
+        "https://example.org",
+        "MIT",
+        architecture,
+        config or CONFIG,
+    )
 
 
 def run(*arguments):
@@ -119,22 +132,42 @@ def test_fetch_and_verify(known, served, weights, tmp_path):
     assert "small: is here, " in run("fetch", "small").output
     result = run("verify")
     assert result.exit_code == 0
-    assert result.stdout.splitlines() == [f"ok        {name}: size, checksum, strict load: 702,499 parameters" for name in ("small", "unknown")]
+    assert result.stdout.splitlines() == [
+        f"ok        {name}: size, checksum, strict load: 702,499 parameters" for name in ("small", "unknown")
+    ]
     (tmp_path / "models" / "unknown" / "a.pt").write_bytes(weights[::-1])
     result = run("verify")
     assert result.exit_code == 1
-    assert result.stdout.splitlines()[0].startswith("ok        small") and "FAIL      unknown: " in result.stdout and "expected" in result.stdout
+    assert (
+        result.stdout.splitlines()[0].startswith("ok        small")
+        and "FAIL      unknown: " in result.stdout
+        and "expected" in result.stdout
+    )
 
 
 def test_verify_says_what_is_wrong(known, tmp_path):
     bad = {**STATE, "conv_in.bias": torch.full((32,), torch.nan)}
-    known(score("nan"), score("misfit"), score("absent"), score("odd", architecture="edm/EDMPrecond", config={"img_resolution": 32}))
+    known(
+        score("nan"),
+        score("misfit"),
+        score("absent"),
+        score("odd", architecture="edm/EDMPrecond", config={"img_resolution": 32}),
+    )
     for name, content in (("nan", bad), ("misfit", {"x": torch.zeros(1)}), ("odd", STATE)):
         (tmp_path / "models" / name).mkdir(parents=True)
         torch.save(content, tmp_path / "models" / name / "a.pt")
     verdicts = {verdict.name: verdict for verdict in models.verify(["nan", "misfit", "absent", "odd"])}
-    assert {name: verdict.state for name, verdict in verdicts.items()} == {"nan": "FAIL", "misfit": "FAIL", "absent": "FAIL", "odd": "unchecked"}
-    assert "holds NaN" in verdicts["nan"].text and "do not fit" in verdicts["misfit"].text and "No such file" in verdicts["absent"].text
+    assert {name: verdict.state for name, verdict in verdicts.items()} == {
+        "nan": "FAIL",
+        "misfit": "FAIL",
+        "absent": "FAIL",
+        "odd": "unchecked",
+    }
+    assert (
+        "holds NaN" in verdicts["nan"].text
+        and "do not fit" in verdicts["misfit"].text
+        and "No such file" in verdicts["absent"].text
+    )
     assert {verdict.name for verdict in models.verify([])} == {"nan", "misfit", "odd"}
     with pytest.raises(RegistryError, match="did you mean 'absent'"):
         run("verify", "absnt")
@@ -151,7 +184,10 @@ def test_what_does_not_come_is_explained(known, served, tmp_path):
     known(score(sources=("https://example.org/gone.pt", "https://example.org/away.pt")), score("manual", sources=()))
     with pytest.raises(DownloadError, match=r"(?s)gone.pt answers 404.*away.pt answers 404"):
         run("fetch", "small")
-    with pytest.raises(DownloadError, match="no address that a program can fetch: download a.pt from https://example.org by hand, and put it at"):
+    with pytest.raises(
+        DownloadError,
+        match="no address that a program can fetch: download a.pt from https://example.org by hand, and put it at",
+    ):
         run("fetch", "manual")
     with pytest.raises(RegistryError, match="no model or data set 'smal'"):
         run("fetch", "manual", "smal")
@@ -170,10 +206,22 @@ def test_data_is_unpacked(known, served, archive, tmp_path):
 
 
 def test_pickles_are_fetched_but_the_export_is_loaded(known, served, tmp_path):
-    entry = Entry("edm", "score", (SourceFile("n.pkl", ("https://e.org/n.pkl",)),), "https://e.org", "MIT", "ddpm", CONFIG, note="how", export="n.safetensors")
+    entry = Entry(
+        "edm",
+        "score",
+        (SourceFile("n.pkl", ("https://e.org/n.pkl",)),),
+        "https://e.org",
+        "MIT",
+        "ddpm",
+        CONFIG,
+        note="how",
+        export="n.safetensors",
+    )
     known(entry)
     served["/n.pkl"] = b"\x80\x04."
-    assert f"edm: export the weights to {tmp_path / 'models' / 'edm' / 'n.safetensors'}. how" in run("fetch", "edm").output
+    assert (
+        f"edm: export the weights to {tmp_path / 'models' / 'edm' / 'n.safetensors'}. how" in run("fetch", "edm").output
+    )
     assert models.verify(["edm"])[0].state == "FAIL"
     from safetensors.torch import save_file
 
@@ -185,13 +233,26 @@ def test_names_of_classifiers(monkeypatch, tmp_path):
     """Fetched from where their libraries would, to where `load_classifier` looks."""
     monkeypatch.setenv("PURIFY_MODELS", str(tmp_path))
     calls = []
-    monkeypatch.setattr(models, "_fetch_file", lambda wanted, say: calls.append((str(wanted.target.relative_to(tmp_path)), *wanted.sources)))
-    run("fetch", "robustbench:cifar10/Linf/Standard", "torchvision:resnet50", "torchvision:resnet50/IMAGENET1K_V2", "timm:deit_small_patch16_224")
+    monkeypatch.setattr(
+        models,
+        "_fetch_file",
+        lambda wanted, say: calls.append((str(wanted.target.relative_to(tmp_path)), *wanted.sources)),
+    )
+    run(
+        "fetch",
+        "robustbench:cifar10/Linf/Standard",
+        "torchvision:resnet50",
+        "torchvision:resnet50/IMAGENET1K_V2",
+        "timm:deit_small_patch16_224",
+    )
     assert calls == [
         ("robustbench/cifar10/Linf/Standard.pt", "gdrive:1t98aEuzeTL8P7Kpd5DIrCoCL21BNZUhC"),
         ("torchvision/resnet50-0676ba61.pth", "https://download.pytorch.org/models/resnet50-0676ba61.pth"),
         ("torchvision/resnet50-11ad3fa6.pth", "https://download.pytorch.org/models/resnet50-11ad3fa6.pth"),
-        ("timm/deit_small_patch16_224.fb_in1k.safetensors", "https://huggingface.co/timm/deit_small_patch16_224.fb_in1k/resolve/main/model.safetensors"),
+        (
+            "timm/deit_small_patch16_224.fb_in1k.safetensors",
+            "https://huggingface.co/timm/deit_small_patch16_224.fb_in1k/resolve/main/model.safetensors",
+        ),
     ]
     for name in ("robustbench:Standard", "torchvision:a/b/c", "timm:a/b"):
         with pytest.raises(models.ModelsError, match="is followed by"):
@@ -241,7 +302,12 @@ def test_convert_writes_the_average(tmp_path, dtype):
         run("convert", *arguments)
     assert out.read_bytes() == before
     run("convert", out, tmp_path / "again.safetensors", "--dtype", "float16")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["again.safetensors", "checkpoint_8.pth", "config.json", "new"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "again.safetensors",
+        "checkpoint_8.pth",
+        "config.json",
+        "new",
+    ]
 
 
 def test_convert_by_registry_name_or_like_one(known, weights, tmp_path):
@@ -254,7 +320,10 @@ def test_convert_by_registry_name_or_like_one(known, weights, tmp_path):
     run("convert", tmp_path / "made.pt", tmp_path / "two.safetensors", "--config", "small")
     one, two = (load_score_model(tmp_path / f"{name}.safetensors").network.state_dict() for name in ("one", "two"))
     assert all(torch.equal(one[name], STATE[name]) and torch.equal(two[name], STATE[name]) for name in STATE)
-    with pytest.raises(models.ModelsError, match=r"--architecture and --config are needed \(names and shapes are those of --config small\)"):
+    with pytest.raises(
+        models.ModelsError,
+        match=r"--architecture and --config are needed \(names and shapes are those of --config small\)",
+    ):
         run("convert", tmp_path / "made.pt", tmp_path / "three.safetensors")
 
 
@@ -273,7 +342,15 @@ def test_convert_leaves_nothing_where_it_fails(known, tmp_path):
     with pytest.raises(models.ModelsError, match="must end in .safetensors"):
         run("convert", tmp_path / "large.pt", tmp_path / "out.pt", "--config", "small")
     with pytest.raises(models.ModelsError, match="neither a readable JSON file nor a name in the registry"):
-        run("convert", tmp_path / "large.pt", tmp_path / "out.safetensors", "--architecture", "ddpm", "--config", tmp_path / "none.json")
+        run(
+            "convert",
+            tmp_path / "large.pt",
+            tmp_path / "out.safetensors",
+            "--architecture",
+            "ddpm",
+            "--config",
+            tmp_path / "none.json",
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["large.pt"]
 
 
@@ -289,7 +366,11 @@ def test_info(known, weights, tmp_path):
     assert "holds a moving average of the weights" in text and "  step: 3" in text and "optimiser" not in text
     torch.save(golden.network(NAME), tmp_path / "module.pt")
     text = run("info", tmp_path / "module.pt").output
-    assert "pickle with code" in text and "not opened: it would import and may call" in text and "  purify.networks.ddpm.DDPM" in text
+    assert (
+        "pickle with code" in text
+        and "not opened: it would import and may call" in text
+        and "  purify.networks.ddpm.DDPM" in text
+    )
 
 
 def test_packaged_names_are_files_too():

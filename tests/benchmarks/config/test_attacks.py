@@ -45,9 +45,16 @@ def kind_of(section):
 def test_every_kind_builds_what_its_class_takes(section):
     """The sections repeat the names and defaults of the classes: neither may drift."""
     kind = kind_of(section)
-    threats = [(NormConfig, {"threat": LINF}, "Linf 0.1"), (PerceptualConfig, {"threat": FEATURES}, "feature distance (fashion-mnist) 0.5")]
-    given, called = next(((given, called) for base, given, called in threats if issubclass(section, base)), ({}, OWN.get(kind)))
-    (attack_config,) = config.validate(BenchConfig, BASE | {"attacks": [{"kind": kind, **given, **NEEDED.get(kind, {})}]}).attacks
+    threats = [
+        (NormConfig, {"threat": LINF}, "Linf 0.1"),
+        (PerceptualConfig, {"threat": FEATURES}, "feature distance (fashion-mnist) 0.5"),
+    ]
+    given, called = next(
+        ((given, called) for base, given, called in threats if issubclass(section, base)), ({}, OWN.get(kind))
+    )
+    (attack_config,) = config.validate(
+        BenchConfig, BASE | {"attacks": [{"kind": kind, **given, **NEEDED.get(kind, {})}]}
+    ).attacks
     built = attack_config.build(defended=True)
     assert type(built) is section.makes and str(built.threat) == called
     parameters = inspect.signature(section.makes).parameters
@@ -61,7 +68,15 @@ def test_every_kind_builds_what_its_class_takes(section):
 
 
 def test_settings_arrive():
-    options = {"steps": 7, "eot": 3, "momentum": 0.5, "schedule": "cosine", "stop_draws": 4, "loss": "dlr", "step_size": "2/255"}
+    options = {
+        "steps": 7,
+        "eot": 3,
+        "momentum": 0.5,
+        "schedule": "cosine",
+        "stop_draws": 4,
+        "loss": "dlr",
+        "step_size": "2/255",
+    }
     (pgd,) = settings({"kind": "pgd", **options}).attacks
     built = pgd.build(defended=True)
     assert built == attacks.PGD(attacks.Linf(0.1), 7, 3, 2 / 255, "dlr", momentum=0.5, schedule="cosine", stop_draws=4)
@@ -74,17 +89,47 @@ def test_settings_arrive():
     ("attack", "message"),
     [
         ({"kind": "pgd", "momentum": 1}, "attacks.0.pgd.momentum: Input should be less than 1, got 1"),
-        ({"kind": "pgd", "schedule": "square"}, "attacks.0.pgd.schedule: Input should be 'constant', 'linear' or 'cosine', got 'square'"),
+        (
+            {"kind": "pgd", "schedule": "square"},
+            "attacks.0.pgd.schedule: Input should be 'constant', 'linear' or 'cosine', got 'square'",
+        ),
         ({"kind": "apgd", "iteration": 5}, "unknown key 'attacks.0.apgd.iteration'; did you mean 'iterations'?"),
-        ({"kind": "square", "answers": "votes"}, "attacks.0.square.answers: Input should be 'logits' or 'labels', got 'votes'"),
-        ({"kind": "pgd", "target": "next"}, "attacks.0.pgd.target: expected least_likely, random or a class from 0, got 'next'"),
-        ({"kind": "pgd", "target": -1}, "attacks.0.pgd.target: expected least_likely, random or a class from 0, got -1"),
-        ({"kind": "pgd", "through": "bare"}, "attacks.0.pgd.through: Input should be 'deployed', 'classifier' or 'surrogate', got 'bare'"),
-        ({"kind": "pgd", "through": "surrogate"}, "attacks.0.pgd.surrogate: `through: surrogate` needs the purifier keys that differ"),
-        ({"kind": "pgd", "surrogate": {"steps": 5}}, "attacks.0.pgd.surrogate: goes with `through: surrogate` and only with it"),
-        ({"kind": "pgd", "through": "classifier", "gradient": "bpda"}, "attacks.0.pgd.through: the bare classifier has no purifier for `gradient`"),
-        ({"kind": "deviated", "through": "classifier"}, "attacks.0.deviated.through: this attack looks inside a purifier"),
-        ({"kind": "deviated", "randomness": "fixed"}, "attacks.0.deviated.through: randomness: fixed hides the purifier's states"),
+        (
+            {"kind": "square", "answers": "votes"},
+            "attacks.0.square.answers: Input should be 'logits' or 'labels', got 'votes'",
+        ),
+        (
+            {"kind": "pgd", "target": "next"},
+            "attacks.0.pgd.target: expected least_likely, random or a class from 0, got 'next'",
+        ),
+        (
+            {"kind": "pgd", "target": -1},
+            "attacks.0.pgd.target: expected least_likely, random or a class from 0, got -1",
+        ),
+        (
+            {"kind": "pgd", "through": "bare"},
+            "attacks.0.pgd.through: Input should be 'deployed', 'classifier' or 'surrogate', got 'bare'",
+        ),
+        (
+            {"kind": "pgd", "through": "surrogate"},
+            "attacks.0.pgd.surrogate: `through: surrogate` needs the purifier keys that differ",
+        ),
+        (
+            {"kind": "pgd", "surrogate": {"steps": 5}},
+            "attacks.0.pgd.surrogate: goes with `through: surrogate` and only with it",
+        ),
+        (
+            {"kind": "pgd", "through": "classifier", "gradient": "bpda"},
+            "attacks.0.pgd.through: the bare classifier has no purifier for `gradient`",
+        ),
+        (
+            {"kind": "deviated", "through": "classifier"},
+            "attacks.0.deviated.through: this attack looks inside a purifier",
+        ),
+        (
+            {"kind": "deviated", "randomness": "fixed"},
+            "attacks.0.deviated.through: randomness: fixed hides the purifier's states",
+        ),
         ({"kind": "strongest"}, "missing key 'attacks.0.strongest.budget'"),
     ],
 )
@@ -99,15 +144,30 @@ def test_mistakes_are_named(attack, message):
     [
         ({"kind": "autoattack", "target": 3}, "attack 'autoattack': autoattack has no targeted form"),
         ({"kind": "autoattack", "version": "custom"}, "attack 'autoattack': attacks go with"),
-        ({"kind": "square", "queries": 31, "eot": 8}, "attack 'square': queries must be at least 32 with eot=8 and restarts=1 on this model, got 31"),
+        (
+            {"kind": "square", "queries": 31, "eot": 8},
+            "attack 'square': queries must be at least 32 with eot=8 and restarts=1 on this model, got 31",
+        ),
         ({"kind": "eot_autoattack", "queries": 79}, "attack 'eot_autoattack': queries must be at least 80 with eot=20"),
         ({"kind": "strongest", "budget": 20}, "attack 'strongest': budget=20 evaluations an image is less than"),
         ({"kind": "pgd", "target": 99}, r"attack 'pgd': target=99: the model has the classes 0 \.\. 9"),
-        ({"kind": "deviated", "gradient": "bpda"}, "attack 'deviated': the purifier does not show its states with this `gradient`; set gradient: exact"),
+        (
+            {"kind": "deviated", "gradient": "bpda"},
+            "attack 'deviated': the purifier does not show its states with this `gradient`; set gradient: exact",
+        ),
         ({"kind": "deviated", "gradient": "adjoint"}, "attack 'deviated': the purifier does not show its states"),
-        ({"kind": "pgd", "through": "surrogate", "surrogate": {"step": 5}}, "attack 'pgd', surrogate: unknown key 'purifier.step'; did you mean 'steps'?"),
-        ({"kind": "pgd", "through": "surrogate", "surrogate": {"steps": "few"}}, "attack 'pgd', surrogate: purifier.steps: Input should be a valid integer"),
-        ({"kind": "pgd", "through": "surrogate", "surrogate": {"t_star": 2}}, r"attack 'pgd', surrogate: t_star must lie in \(0, 1\], got 2"),
+        (
+            {"kind": "pgd", "through": "surrogate", "surrogate": {"step": 5}},
+            "attack 'pgd', surrogate: unknown key 'purifier.step'; did you mean 'steps'?",
+        ),
+        (
+            {"kind": "pgd", "through": "surrogate", "surrogate": {"steps": "few"}},
+            "attack 'pgd', surrogate: purifier.steps: Input should be a valid integer",
+        ),
+        (
+            {"kind": "pgd", "through": "surrogate", "surrogate": {"t_star": 2}},
+            r"attack 'pgd', surrogate: t_star must lie in \(0, 1\], got 2",
+        ),
     ],
 )
 def test_what_only_the_parts_can_tell_comes_before_any_work(attack, message):
@@ -116,12 +176,20 @@ def test_what_only_the_parts_can_tell_comes_before_any_work(attack, message):
 
 
 def test_what_is_attacked():
-    """`through` and `gradient` choose the attacked model; the deployed one judges; on the bare classifier such rows make no sense."""
+    """`through` and `gradient` choose the attacked model; the deployed one judges; on the bare classifier such rows
+    make no sense.
+    """
     bench = Bench(
         settings(
             {"kind": "pgd"},
             {"kind": "pgd", "name": "transfer", "through": "classifier", "eot": 4},
-            {"kind": "pgd", "name": "short", "through": "surrogate", "surrogate": {"steps": 1, "t_star": 0.05}, "eot": 4},
+            {
+                "kind": "pgd",
+                "name": "short",
+                "through": "surrogate",
+                "surrogate": {"steps": 1, "t_star": 0.05},
+                "eot": 4,
+            },
             {"kind": "pgd", "name": "bpda", "gradient": "bpda"},
             {"kind": "deviated"},
             {"kind": "hammer", "gradients": "grafted"},
@@ -140,15 +208,18 @@ def test_what_is_attacked():
 
 
 def test_new_options_at_their_defaults_leave_a_run_its_identity():
-    """What batches of old were made under, as it was recorded before attacks had `through`, `target`, `momentum` and the rest."""
+    """What batches of old were made under, as it was recorded before attacks had `through`, `target`, `momentum` and
+    the rest.
+    """
     listed = [
         {"kind": "pgd", "steps": 10, "eot": 4, "models": ["defended"], "gradient": "bpda"},
         {"kind": "autoattack", "version": "rand", "randomness": "fresh"},
     ]
     recorded = (
-        '{"data": {"name": "fashion-mnist-embedded", "images": 3}, "classifier": {"name": "fashion-mnist"}, "score": {"name": "fashion-mnist"}, '
-        '"purifier": {"steps": 2}, "draws": 2, "attacks": [{"kind": "pgd", "threat": {"norm": "Linf", "epsilon": 0.1}, "gradient": "bpda", '
-        '"models": ["defended"], "steps": 10, "eot": 4}, {"kind": "autoattack", "threat": {"norm": "Linf", "epsilon": 0.1}, "version": "rand"}]}'
+        '{"data": {"name": "fashion-mnist-embedded", "images": 3}, "classifier": {"name": "fashion-mnist"}, "score":'
+        ' {"name": "fashion-mnist"}, "purifier": {"steps": 2}, "draws": 2, "attacks": [{"kind": "pgd", "threat":'
+        ' {"norm": "Linf", "epsilon": 0.1}, "gradient": "bpda", "models": ["defended"], "steps": 10, "eot": 4},'
+        ' {"kind": "autoattack", "threat": {"norm": "Linf", "epsilon": 0.1}, "version": "rand"}]}'
     )
     made = settings(*listed)
     assert json.dumps(made.model_dump(mode="json", exclude={"audit", "pictures"}, exclude_defaults=True)) == recorded
@@ -156,7 +227,11 @@ def test_new_options_at_their_defaults_leave_a_run_its_identity():
 
 
 def test_dumped_configurations_read_back(tmp_path):
-    made = settings({"kind": "pgd", "through": "surrogate", "surrogate": {"steps": 1}, "target": "random"}, {"kind": "apgd", "target": 3}, {"kind": "deviated"})
+    made = settings(
+        {"kind": "pgd", "through": "surrogate", "surrogate": {"steps": 1}, "target": "random"},
+        {"kind": "apgd", "target": 3},
+        {"kind": "deviated"},
+    )
     config.dump(made, tmp_path / "config.yaml")
     assert config.load(BenchConfig, str(tmp_path / "config.yaml")) == made
 
@@ -172,7 +247,9 @@ def test_shorter_versions_for_probes():
 
 
 def test_an_adaptive_ensemble_is_not_cut_below_what_it_can_begin_with():
-    """FAB alone needs far more than gradient steps do: whatever the share, the least budget is the one that is not refused."""
+    """FAB alone needs far more than gradient steps do: whatever the share, the least budget is the one that is not
+    refused.
+    """
     made = StrongestConfig(kind="strongest", threat=LINF, budget=3000, sequence=("fab-t",))
     least = made.reduced(0.001).budget
     with pytest.raises(ValueError, match=f"budget={least - 1} evaluations an image is less than {least}, "):

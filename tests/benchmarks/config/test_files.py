@@ -92,7 +92,10 @@ def test_packaged_names():
         ("sead=0", "unknown key 'sead'; did you mean 'seed'?"),
         ("attacks.0.stepz=4", "unknown key 'attacks.0.pgd.stepz'; did you mean 'steps'?"),
         ("draws=0", "draws: Input should be greater than 0, got 0"),
-        ("purifier.gradient=full", "purifier.gradient: Input should be 'exact', 'backprop', 'adjoint' or 'bpda', got 'full'"),
+        (
+            "purifier.gradient=full",
+            "purifier.gradient: Input should be 'exact', 'backprop', 'adjoint' or 'bpda', got 'full'",
+        ),
         ("attacks.0.threat.epsilon=eight", "epsilon: Input should be a valid number"),
         ("attacks.0.threat.epsilon=1/0", "epsilon: Input should be a valid number"),
         ("attacks.0.kind=fgsm", "attacks.0.kind: expected one of 'pgd', 'apgd', .*, got 'fgsm'"),

@@ -1,4 +1,6 @@
-"""Every published setting under configs/, built from what it names with random weights: forward, and the gradient through everything."""
+"""Every published setting under configs/, built from what it names with random weights: forward, and the gradient
+through everything.
+"""
 
 import dataclasses
 
@@ -14,8 +16,16 @@ from purify import DiffPure
 from purify.zoo import CheckpointError, registry
 from purify.zoo.official import build_network
 
-PRESETS = sorted(str(p.relative_to(config.configs_folder()).with_suffix("")) for p in config.configs_folder().rglob("*.yaml") if "_" in p.stem)
-PRESETS = [name for name in PRESETS if name.split("/")[1].startswith(("diffpure_", "lee-kim_", "diffattack_", "gradual_", "gdmp_"))]
+PRESETS = sorted(
+    str(p.relative_to(config.configs_folder()).with_suffix(""))
+    for p in config.configs_folder().rglob("*.yaml")
+    if "_" in p.stem
+)
+PRESETS = [
+    name
+    for name in PRESETS
+    if name.split("/")[1].startswith(("diffpure_", "lee-kim_", "diffattack_", "gradual_", "gdmp_"))
+]
 FULL_WIDTH = {"cifar10/diffpure_wrn-28-10_linf"}
 """At the width of the paper; the others' score networks are narrower by a factor of 4, or 8 for ImageNet."""
 
@@ -24,7 +34,10 @@ def narrowed(entry):
     """The entry with the same layers, narrower."""
     settings = dict(entry.config)
     if entry.architecture == "guided_diffusion/unet":
-        settings |= {"model_channels": settings["model_channels"] // 8, "num_head_channels": settings["num_head_channels"] // 8}
+        settings |= {
+            "model_channels": settings["model_channels"] // 8,
+            "num_head_channels": settings["num_head_channels"] // 8,
+        }
     elif entry.architecture == "score_sde/ncsnpp":
         settings["model"] = settings["model"] | {"nf": settings["model"]["nf"] // 4}
     elif entry.architecture == "ddpm":
@@ -34,7 +47,9 @@ def narrowed(entry):
 
 @pytest.fixture
 def with_random_weights(tmp_path, monkeypatch):
-    """with_random_weights(preset) -> its settings, two steps on images of its size, with the score network's file where it is looked for."""
+    """with_random_weights(preset) -> its settings, two steps on images of its size, with the score network's file where
+    it is looked for.
+    """
     monkeypatch.setenv("PURIFY_MODELS", str(tmp_path / "models"))
     monkeypatch.setattr(setup, "warn_if_implausible", lambda *_: None)  # random weights denoise nothing
 
@@ -54,7 +69,10 @@ def with_random_weights(tmp_path, monkeypatch):
         path = registry.path_of(entry)
         path.parent.mkdir(parents=True)
         torch.save(network.half().state_dict(), path)
-        of_scheme = {"gradual": ["purifier.stages=[30,50]", "purifier.steps=[1,1]"], "gdmp": ["purifier.steps=2", "purifier.scale=600"]}
+        of_scheme = {
+            "gradual": ["purifier.stages=[30,50]", "purifier.steps=[1,1]"],
+            "gdmp": ["purifier.steps=2", "purifier.scale=600"],
+        }
         shorter = of_scheme.get(preset.split("/")[1].split("_")[0], ["purifier.steps=2"])
         changes = [f"data.name=npz:{tmp_path / 'images.npz'}", "data.images=1", "classifier.weights=random", *shorter]
         return config.load(BenchConfig, preset, changes)
@@ -85,14 +103,20 @@ def test_without_its_weights_a_preset_says_what_to_fetch(preset, tmp_path, monke
     monkeypatch.setenv("PURIFY_MODELS", str(tmp_path))
     monkeypatch.setenv("PURIFY_DATA", str(tmp_path))
     settings = config.load(BenchConfig, preset)
-    with pytest.raises(CheckpointError, match=f"{settings.score.name}.*{tmp_path}.*purify models fetch {settings.score.name}"):
+    with pytest.raises(
+        CheckpointError, match=f"{settings.score.name}.*{tmp_path}.*purify models fetch {settings.score.name}"
+    ):
         settings.score.load()
     with pytest.raises(CheckpointError, match=f"not at {tmp_path}"):
         settings.classifier.load()
     with pytest.raises(ConfigError) as raised:
         setup.load(settings, torch.device("cpu"), 1)
     data, classifier, score = str(raised.value).split("\n")
-    assert str(tmp_path) in data and settings.classifier.name.rpartition(":")[2] in classifier and settings.score.name in score
+    assert (
+        str(tmp_path) in data
+        and settings.classifier.name.rpartition(":")[2] in classifier
+        and settings.score.name in score
+    )
     assert not list(tmp_path.rglob("*.*"))
 
 
@@ -111,13 +135,16 @@ def test_the_network_sees_the_published_labels(preset, first, last, with_random_
     settings = with_random_weights(preset)
     score = settings.score.load()
     seen = []
-    monkeypatch.setattr(score.network, "forward", lambda x, labels: seen.append(float(labels[0])) or torch.zeros_like(x))
+    monkeypatch.setattr(
+        score.network, "forward", lambda x, labels: seen.append(float(labels[0])) or torch.zeros_like(x)
+    )
     published = config.load(BenchConfig, preset).purifier
     purifier = DiffPure(score, **published.options)
     with torch.no_grad():
         purifier(torch.rand(1, 3, 32, 32))
     assert len(seen) == round(1000 * published.t_star)
-    assert seen[: len(first)] == pytest.approx(first, abs=1e-3) and seen[-len(last) :] == pytest.approx(last, abs=2e-3)  # rounding adds up
+    # rounding adds up
+    assert seen[: len(first)] == pytest.approx(first, abs=1e-3) and seen[-len(last) :] == pytest.approx(last, abs=2e-3)
     assert purifier.marginal()[0] ** 2 == pytest.approx(float(alpha_bar(published.t_star)), rel=1e-9)
 
 

@@ -21,7 +21,9 @@ def small(monkeypatch):
 
 def images_and_labels(count, classes, seed=0):
     generator = np.random.default_rng(seed)
-    return generator.integers(0, 256, (count, 3072), dtype=np.uint8), generator.integers(0, classes, count, dtype=np.uint8)
+    return generator.integers(0, 256, (count, 3072), dtype=np.uint8), generator.integers(
+        0, classes, count, dtype=np.uint8
+    )
 
 
 def write_binary(path, images, *label_bytes):
@@ -43,7 +45,11 @@ def python2_batch(images, labels, key, fortran=False):
     array += b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb" + (b"\x88" if fortran else b"\x89")
     array += b"T" + struct.pack("<I", images.size) + images.tobytes("F" if fortran else "C") + b"tb"
     names = b"](" + b"".join(text(b"tabby_s_%06d.png" % i) for i in range(len(labels))) + b"e"
-    items = [(b"batch_label", text(b"testing batch 1 of 1")), (key, b"](" + b"".join(map(number, labels.tolist())) + b"e"), (b"data", array)]
+    items = [
+        (b"batch_label", text(b"testing batch 1 of 1")),
+        (key, b"](" + b"".join(map(number, labels.tolist())) + b"e"),
+        (b"data", array),
+    ]
     return b"\x80\x02}q\x01(" + b"".join(text(name) + value for name, value in [*items, (b"filenames", names)]) + b"u."
 
 
@@ -52,7 +58,11 @@ def test_the_python_batches_of_this_file_are_what_python_reads():
     images, labels = images_and_labels(6, 10)
     for fortran in (False, True):
         content = pickle.loads(python2_batch(images, labels, b"labels", fortran), encoding="latin1")
-        assert np.array_equal(content["data"], images) and content["labels"] == labels.tolist() and content["filenames"][5] == "tabby_s_000005.png"
+        assert (
+            np.array_equal(content["data"], images)
+            and content["labels"] == labels.tolist()
+            and content["filenames"][5] == "tabby_s_000005.png"
+        )
 
 
 def test_cifar10_in_the_official_order(tmp_path, small):
@@ -66,9 +76,14 @@ def test_cifar10_in_the_official_order(tmp_path, small):
     expected = np.concatenate([images for images, _ in batches]).reshape(50, 3, 32, 32)
     for root in (binary.parent, binary, python.parent, python):
         data = datasets.load("cifar10-train", str(root))
-        assert torch.equal(data.images, torch.from_numpy(expected)) and data.labels.tolist() == np.concatenate([labels for _, labels in batches]).tolist()
+        assert (
+            torch.equal(data.images, torch.from_numpy(expected))
+            and data.labels.tolist() == np.concatenate([labels for _, labels in batches]).tolist()
+        )
         assert data.classes[3] == "cat" and len(data.classes) == 10
-    with pytest.raises(datasets.DatasetError, match="cifar-10-batches-bin has no test_batch.bin: unpack CIFAR-10's archive anew"):
+    with pytest.raises(
+        datasets.DatasetError, match="cifar-10-batches-bin has no test_batch.bin: unpack CIFAR-10's archive anew"
+    ):
         datasets.load("cifar10-test", str(binary.parent))
 
 
@@ -86,8 +101,15 @@ def test_cifar100_has_the_fine_classes(tmp_path, small, monkeypatch):
     (tmp_path / "cache" / "purify").symlink_to(tmp_path)
     from_python = datasets.load("cifar100-test")
     for data in (from_binary, from_python):
-        assert torch.equal(data.images, torch.from_numpy(images.reshape(6, 3, 32, 32))) and data.labels.tolist() == fine.tolist()
-        assert len(set(data.classes)) == 100 and (data.classes[0], data.classes[47], data.classes[99]) == ("apple", "maple_tree", "worm")
+        assert (
+            torch.equal(data.images, torch.from_numpy(images.reshape(6, 3, 32, 32)))
+            and data.labels.tolist() == fine.tolist()
+        )
+        assert len(set(data.classes)) == 100 and (data.classes[0], data.classes[47], data.classes[99]) == (
+            "apple",
+            "maple_tree",
+            "worm",
+        )
 
 
 class Evil:
@@ -99,7 +121,9 @@ class Evil:
 
 
 def test_a_hostile_batch_is_refused_and_runs_nothing(tmp_path, small):
-    """Beside pickles that call something: a memo index for which the C unpickler would take 64 GiB, and arrays that promise more than they hold."""
+    """Beside pickles that call something: a memo index for which the C unpickler would take 64 GiB, and arrays that
+    promise more than they hold.
+    """
     folder, trap = tmp_path / "cifar-10-batches-py", str(tmp_path / "executed")
     folder.mkdir()
     images, labels = images_and_labels(6, 10)
@@ -113,7 +137,10 @@ def test_a_hostile_batch_is_refused_and_runs_nothing(tmp_path, small):
         (b"\x80\x02\x82\x01.", "it names extension 1"),
         (whole[:5000], "nothing in it was run"),
         (whole.replace(b"U\x02u1", b"U\x02O8"), "got an array of shape"),
-        (whole.replace(b"K\x00tb\x89T" + struct.pack("<I", images.size), b"K\x00tb\x89T" + struct.pack("<I", 100)), "nothing in it was run"),
+        (
+            whole.replace(b"K\x00tb\x89T" + struct.pack("<I", images.size), b"K\x00tb\x89T" + struct.pack("<I", 100)),
+            "nothing in it was run",
+        ),
         (python2_batch(images[:5], labels[:5], b"labels"), r"got an array of shape \(5, 3072\)"),
         (python2_batch(images, labels[:5], b"labels"), "expected 6 images of 3072 bytes and as many whole numbers"),
         (python2_batch(images, labels, b"other"), "not one of the official batches.*'labels'"),
@@ -137,12 +164,18 @@ def test_binary_files_that_are_not_the_official_ones(tmp_path, small):
         datasets.load("cifar10-test", str(tmp_path))
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(
-        datasets.DatasetError, match="has 18437 bytes, the official file has 18438: get https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+        datasets.DatasetError,
+        match=(
+            "has 18437 bytes, the official file has 18438: get https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+        ),
     ):
         datasets.load("cifar10-test", str(tmp_path))
     with pytest.raises(
         datasets.DatasetError,
-        match=r"'cifar100-train' is not in .*, which has neither cifar-100-binary nor cifar-100-python. Get it with `purify models fetch cifar100-binary`",
+        match=(
+            r"'cifar100-train' is not in .*, which has neither cifar-100-binary nor cifar-100-python. Get it with"
+            r" `purify models fetch cifar100-binary`"
+        ),
     ):
         datasets.load("cifar100-train", str(tmp_path))
 
@@ -151,9 +184,16 @@ def test_binary_files_that_are_not_the_official_ones(tmp_path, small):
 def test_the_first_thousand_test_images(tmp_path):
     """The same from the extract and from an official test_batch.bin that begins with it."""
     at_hand = datasets.load("cifar10-test-1000", os.environ["PURIFY_TEST_DATA"])
-    assert at_hand.images.shape == (1000, 3, 32, 32) and at_hand.images.dtype == torch.uint8 and at_hand.labels.dtype == torch.int64
+    assert (
+        at_hand.images.shape == (1000, 3, 32, 32)
+        and at_hand.images.dtype == torch.uint8
+        and at_hand.labels.dtype == torch.int64
+    )
     assert [at_hand.classes[label] for label in at_hand.labels[:4]] == ["cat", "ship", "ship", "airplane"]
-    assert torch.equal(datasets.load("cifar10-test-1000", os.path.join(os.environ["PURIFY_TEST_DATA"], "cifar10")).images, at_hand.images)
+    assert torch.equal(
+        datasets.load("cifar10-test-1000", os.path.join(os.environ["PURIFY_TEST_DATA"], "cifar10")).images,
+        at_hand.images,
+    )
 
     images = np.zeros((10_000, 3072), np.uint8)
     images[:1000] = at_hand.images.numpy().reshape(1000, -1)
@@ -167,5 +207,8 @@ def test_the_first_thousand_test_images(tmp_path):
 
 def test_an_extract_of_something_else_is_refused(tmp_path):
     np.savez(tmp_path / "test_first1000.npz", images=np.zeros((2, 3, 32, 32), np.uint8), labels=np.zeros(2, np.uint8))
-    with pytest.raises(datasets.DatasetError, match=r"test_first1000.npz: expected 1000 images \(3, 32, 32\) with labels from 0 to 9, got \(2, 3, 32, 32\)"):
+    with pytest.raises(
+        datasets.DatasetError,
+        match=r"test_first1000.npz: expected 1000 images \(3, 32, 32\) with labels from 0 to 9, got \(2, 3, 32, 32\)",
+    ):
         datasets.load("cifar10-test-1000", str(tmp_path))

@@ -31,7 +31,9 @@ def as_png(image):
 def write_files(path, files, **changes):
     """An archive of image files one after the other."""
     offsets = np.cumsum([0, *map(len, files)])
-    np.savez(path, **({"jpeg": np.frombuffer(b"".join(files), np.uint8), "offsets": offsets, "labels": LABELS} | changes))
+    np.savez(
+        path, **({"jpeg": np.frombuffer(b"".join(files), np.uint8), "offsets": offsets, "labels": LABELS} | changes)
+    )
 
 
 def test_npz_of_arrays(tmp_path):
@@ -70,7 +72,11 @@ def test_safetensors(tmp_path):
     save_file(tensors, tmp_path / "a.safetensors", metadata={"classes": json.dumps(["x", "y", "z"])})
     save_file(tensors, tmp_path / "unnamed.safetensors")
     data = datasets.load("safetensors:a.safetensors", str(tmp_path))
-    assert torch.equal(data.images, tensors["images"]) and data.labels.tolist() == [2, 0, 1] and data.classes == ("x", "y", "z")
+    assert (
+        torch.equal(data.images, tensors["images"])
+        and data.labels.tolist() == [2, 0, 1]
+        and data.classes == ("x", "y", "z")
+    )
     assert datasets.load(f"safetensors:{tmp_path}/unnamed.safetensors").classes == ("0", "1", "2")
 
 
@@ -88,7 +94,10 @@ def test_safetensors_that_cannot_be_used(tmp_path):
         ("half", "half.safetensors is not a safetensors file of images and labels.*labels"),
         ("json", "json.safetensors is not a safetensors file of images and labels"),
         ("missing", "missing.safetensors is not a safetensors file of images and labels"),
-        ("floats", r"got float32 \(3, 1, 8, 8\) and \(3,\); store floats in \[0, 1\] as \(255 \* x\).round\(\) in uint8"),
+        (
+            "floats",
+            r"got float32 \(3, 1, 8, 8\) and \(3,\); store floats in \[0, 1\] as \(255 \* x\).round\(\) in uint8",
+        ),
         ("names", "'classes' must hold a JSON list of names, got str"),
     ):
         with pytest.raises(datasets.DatasetError, match=message):
@@ -111,17 +120,23 @@ def test_what_cannot_be_used_is_explained(tmp_path):
         ("many", LABELS + 3, "labels go up to 5, but there are 3 classes"),
         ("empty", LABELS[:0], r"and labels \(n,\), got uint8 \(0, 3, 8, 8\) and \(0,\)"),
     ):
-        np.savez(tmp_path / f"{name}.npz", images=noise(3)[: len(labels)], labels=labels, classes=np.array(["x", "y", "z"]))
+        np.savez(
+            tmp_path / f"{name}.npz", images=noise(3)[: len(labels)], labels=labels, classes=np.array(["x", "y", "z"])
+        )
         with pytest.raises(datasets.DatasetError, match=message):
             datasets.load(f"npz:{name}.npz", str(tmp_path))
     np.savez(tmp_path / "huge.npz", images=noise(3), labels=LABELS.astype(np.int64) + 2**60)
-    with pytest.raises(datasets.DatasetError, match="labels go up to 1152921504606846978, but there are at most 1,048,576"):
+    with pytest.raises(
+        datasets.DatasetError, match="labels go up to 1152921504606846978, but there are at most 1,048,576"
+    ):
         datasets.load("npz:huge.npz", str(tmp_path))
     whole = (tmp_path / "colour.npz").read_bytes()
     (tmp_path / "torn.npz").write_bytes(whole[:200] + bytes(40) + whole[240:])
     with pytest.raises(datasets.DatasetError, match="torn.npz is not an archive"):
         datasets.load("npz:torn.npz", str(tmp_path))
-    with pytest.raises(datasets.DatasetError, match=r"expected uint8 images \(n, c, h, w\) and labels \(n,\), got float32"):
+    with pytest.raises(
+        datasets.DatasetError, match=r"expected uint8 images \(n, c, h, w\) and labels \(n,\), got float32"
+    ):
         datasets.load("npz:floats.npz", str(tmp_path))
     with pytest.raises(datasets.DatasetError, match="different shapes or classes cannot be joined"):
         datasets.load("npz:grey.npz+npz:colour.npz", str(tmp_path))
@@ -154,14 +169,22 @@ def memory_peak(function):
 def test_a_zip_bomb_is_not_unpacked(tmp_path):
     """A header that is right and 272 MiB of zeros behind it, in a file of about 1 MiB."""
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (272, 1, 1024, 1024)})
-    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive, archive.open("images.npy", "w") as member:
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "|u1", "fortran_order": False, "shape": (272, 1, 1024, 1024)}
+    )
+    with (
+        zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("images.npy", "w") as member,
+    ):
         member.write(header.getvalue())
         for _ in range(272):
             member.write(bytes(1 << 20))
 
     def load():
-        with pytest.raises(datasets.DatasetError, match=r"bomb.npz would unpack to 0.3 GiB, more than the 0.25 GiB .* Write it with numpy.savez"):
+        with pytest.raises(
+            datasets.DatasetError,
+            match=r"bomb.npz would unpack to 0.3 GiB, more than the 0.25 GiB .* Write it with numpy.savez",
+        ):
             datasets.load("npz:bomb.npz", str(tmp_path))
 
     assert memory_peak(load) < 1 << 20
@@ -173,14 +196,18 @@ def test_images_that_become_too_many_pixels_are_not_decoded(tmp_path):
     write_files(tmp_path / "many.npz", [blank] * 9000, labels=np.zeros(9000, np.int64))
 
     def load():
-        with pytest.raises(datasets.DatasetError, match="9000 images of 1000 x 1000 pixels are 8.4 GiB, more than 8: use 'folder:PATH'"):
+        with pytest.raises(
+            datasets.DatasetError, match="9000 images of 1000 x 1000 pixels are 8.4 GiB, more than 8: use 'folder:PATH'"
+        ):
             datasets.load("npz:many.npz", str(tmp_path))
 
     assert memory_peak(load) < 64 << 20
 
 
 def test_names():
-    assert {"cifar10-test", "imagenet-val", "celeba-hq:ATTRIBUTE", "folder:PATH", "npz:FILE", "safetensors:FILE"} < set(datasets.known())
+    assert {"cifar10-test", "imagenet-val", "celeba-hq:ATTRIBUTE", "folder:PATH", "npz:FILE", "safetensors:FILE"} < set(
+        datasets.known()
+    )
     for name, hint in (
         ("cifar", "cifar10-"),
         ("fashion-mnist", "fashion-mnist-"),
@@ -189,7 +216,11 @@ def test_names():
         ("celeba:Smiling", "celeba-hq:"),
     ):
         with pytest.raises(
-            datasets.DatasetError, match=f"unknown data set '{name}' \\(did you mean '{hint}.*; known: fashion-mnist-embedded, .*safetensors:FILE$"
+            datasets.DatasetError,
+            match=(
+                f"unknown data set '{name}' \\(did you mean '{hint}.*; known: fashion-mnist-embedded,"
+                " .*safetensors:FILE$"
+            ),
         ):
             datasets.load(name)
     with pytest.raises(datasets.DatasetError, match="unknown data set 'xyz'; known: "):

@@ -57,7 +57,10 @@ def png(width, height, depth, colour, rows):
     ("name", "reference"),
     [
         ("Res256Crop224", [transforms.Resize(256), transforms.CenterCrop(224)]),
-        ("BicubicRes256Crop224", [transforms.Resize(256, interpolation=transforms.InterpolationMode.BICUBIC), transforms.CenterCrop(224)]),
+        (
+            "BicubicRes256Crop224",
+            [transforms.Resize(256, interpolation=transforms.InterpolationMode.BICUBIC), transforms.CenterCrop(224)],
+        ),
         ("Res224", [transforms.Resize([224, 224])]),
         ("Crop288", [transforms.CenterCrop(288)]),
     ],
@@ -65,7 +68,9 @@ def png(width, height, depth, colour, rows):
 def test_preparation_is_torchvisions(tmp_path, name, reference, shape):
     image = picture(*shape)
     path = save(tmp_path / "a.png", image)
-    assert torch.equal(torch.from_numpy(imagenet.PREPROCESSINGS[name].read(path).copy()), pixels(transforms.Compose(reference)(image)))
+    assert torch.equal(
+        torch.from_numpy(imagenet.PREPROCESSINGS[name].read(path).copy()), pixels(transforms.Compose(reference)(image))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -89,11 +94,19 @@ def imagenet_root(tmp_path_factory):
 def test_imagenet_in_torchvisions_order(imagenet_root, monkeypatch):
     monkeypatch.setattr(imagenet, "_IMAGES", 6000)
     folder = imagenet_root / "imagenet" / "val"
-    reference = ImageFolder(folder, transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), transforms.PILToTensor()]))
+    reference = ImageFolder(
+        folder, transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), transforms.PILToTensor()])
+    )
     for root in (imagenet_root, imagenet_root / "imagenet", folder):
         data = datasets.load("imagenet-val", str(root))
-        assert [(str(file), label) for file, label in zip(data.images.files, data.labels.tolist(), strict=True)] == reference.samples
-    assert data.images.shape == (6000, 3, 224, 224) and len(data.images) == len(data) == 6000 and data.classes == tuple(WNIDS)
+        assert [
+            (str(file), label) for file, label in zip(data.images.files, data.labels.tolist(), strict=True)
+        ] == reference.samples
+    assert (
+        data.images.shape == (6000, 3, 224, 224)
+        and len(data.images) == len(data) == 6000
+        and data.classes == tuple(WNIDS)
+    )
     positions = datasets.subset(len(data), 0)[:7]
     drawn = [reference[position] for position in np.random.RandomState(0).choice(6000, 7, replace=False)]
     assert torch.equal(data.images[positions], torch.stack([image for image, _ in drawn]))
@@ -112,20 +125,35 @@ def test_robustbenchs_images_are_those_of_its_loader(imagenet_root, monkeypatch)
     assert list(map(str, data.images.files)) == [path for path, _ in reference.samples]
     assert torch.equal(datasets.as_floats(data.images[:3]), torch.stack([reference[i][0] for i in range(3)]))
     assert datasets.load("imagenet-robustbench:Crop288", str(imagenet_root)).images[4998:].shape == (2, 3, 288, 288)
-    with pytest.raises(datasets.DatasetError, match="unknown preprocessing 'Res256'; known: Res256Crop224, BicubicRes256Crop224, Res224, Crop288"):
+    with pytest.raises(
+        datasets.DatasetError,
+        match="unknown preprocessing 'Res256'; known: Res256Crop224, BicubicRes256Crop224, Res224, Crop288",
+    ):
         datasets.load("imagenet-robustbench:Res256", str(imagenet_root))
 
 
 def test_an_incomplete_imagenet_is_explained(imagenet_root, tmp_path):
-    with pytest.warns(UserWarning, match="has 6,000 images, the official set has 50,000: subsets by seed are not the published ones"):
+    with pytest.warns(
+        UserWarning, match="has 6,000 images, the official set has 50,000: subsets by seed are not the published ones"
+    ):
         datasets.load("imagenet-val", str(imagenet_root))
-    with pytest.raises(datasets.DatasetError, match="none of .*/val, .*/imagenet/val, .* has class folders such as n01440764. Get ILSVRC2012_img_val.tar"):
+    with pytest.raises(
+        datasets.DatasetError,
+        match="none of .*/val, .*/imagenet/val, .* has class folders such as n01440764. Get ILSVRC2012_img_val.tar",
+    ):
         datasets.load("imagenet-val", str(tmp_path))
     save(tmp_path / "val" / WNIDS[0] / "a.JPEG", picture(8, 8))
-    with pytest.raises(datasets.DatasetError, match="val has 1 of ImageNet's 1000 class folders, n01443537 is the first that is missing. Get ILSVRC2012"):
+    with pytest.raises(
+        datasets.DatasetError,
+        match="val has 1 of ImageNet's 1000 class folders, n01443537 is the first that is missing. Get ILSVRC2012",
+    ):
         datasets.load("imagenet-val", str(tmp_path))
     with pytest.raises(
-        datasets.DatasetError, match="has not all of RobustBench's 5,000 images: 5,000 are missing, the first is .*n09468604/ILSVRC2012_val_00015253"
+        datasets.DatasetError,
+        match=(
+            "has not all of RobustBench's 5,000 images: 5,000 are missing, the first is"
+            " .*n09468604/ILSVRC2012_val_00015253"
+        ),
     ):
         datasets.load("imagenet-robustbench", str(tmp_path))
     for wnid in WNIDS[1:]:
@@ -136,7 +164,9 @@ def test_an_incomplete_imagenet_is_explained(imagenet_root, tmp_path):
 
 @pytest.fixture
 def celeba(tmp_path):
-    """Six faces: CelebA's last training, first and last validation and first test image, and two more; number in CelebA-HQ -> number in CelebA."""
+    """Six faces: CelebA's last training, first and last validation and first test image, and two more; number in
+    CelebA-HQ -> number in CelebA.
+    """
     folder = tmp_path / "CelebAMask-HQ"
     original = {0: 182_638, 1: 162_771, 2: 182_637, 3: 162_770, 4: 1, 10: 202_599}
     smiling = {0: 1, 1: -1, 2: 1, 3: -1, 4: 1, 10: 1}
@@ -145,7 +175,9 @@ def celeba(tmp_path):
     rows = "".join(f"{number}.jpg  1 {value}\n" for number, value in smiling.items())
     (folder / "CelebAMask-HQ-attribute-anno.txt").write_text(f"6\nMale Smiling\n{rows}")
     header = "idx         orig_idx    orig_file\n"
-    (folder / "CelebA-HQ-to-CelebA-mapping.txt").write_text(header + "".join(f"{n:<10} {o - 1:<10} {o:06}.jpg\n" for n, o in original.items()))
+    (folder / "CelebA-HQ-to-CelebA-mapping.txt").write_text(
+        header + "".join(f"{n:<10} {o - 1:<10} {o:06}.jpg\n" for n, o in original.items())
+    )
     return folder
 
 
@@ -170,7 +202,11 @@ def test_celeba_hq_that_cannot_be_used(celeba, tmp_path):
             datasets.load(name, str(root))
 
     refused("celeba-hq:Smilling", r"unknown attribute 'Smilling' \(did you mean 'Smiling'\?\); known: Male, Smiling")
-    refused("celeba-hq:Smiling", "has CelebA-HQ-img and CelebAMask-HQ-attribute-anno.txt. Get CelebAMask-HQ.zip by way of https://github.com/", tmp_path / "no")
+    refused(
+        "celeba-hq:Smiling",
+        "has CelebA-HQ-img and CelebAMask-HQ-attribute-anno.txt. Get CelebAMask-HQ.zip by way of https://github.com/",
+        tmp_path / "no",
+    )
     (celeba / "CelebA-HQ-img" / "10.jpg").unlink()
     refused("celeba-hq-test:Smiling", "lacks 1 of the 2 images of 'celeba-hq-test', the first is 10.jpg. Get")
     assert len(datasets.load("celeba-hq-val:Smiling", str(celeba))) == 2

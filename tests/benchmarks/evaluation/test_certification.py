@@ -21,7 +21,9 @@ Y = (MARGIN > 0).long()
 
 
 class Plane(nn.Module):
-    """Two classes on the sides of (w, x) + bias = 0. Smoothed, it is the same classifier, with radius |(w, x) + bias| / |w| (Cohen et al. 2019)."""
+    """Two classes on the sides of (w, x) + bias = 0. Smoothed, it is the same classifier, with radius |(w, x) + bias| /
+    |w| (Cohen et al. 2019).
+    """
 
     def forward(self, x):
         z = x.flatten(1) @ W.to(x.dtype) + BIAS
@@ -40,7 +42,9 @@ def test_bound_in_closed_forms():
             assert clopper_pearson_lower(np.array(1), n, alpha) == pytest.approx(1 - (1 - alpha) ** (1 / n), rel=1e-9)
 
 
-@pytest.mark.parametrize(("hits", "draws", "low"), [(5, 10, 0.1871), (8, 10, 0.4439), (1, 10, 0.0025), (81, 263, 0.2527)])
+@pytest.mark.parametrize(
+    ("hits", "draws", "low"), [(5, 10, 0.1871), (8, 10, 0.4439), (1, 10, 0.0025), (81, 263, 0.2527)]
+)
 def test_bound_as_tabulated(hits, draws, low):
     """Lower ends of two-sided exact 95 % intervals, to four digits; 81 of 263 is Newcombe's (1998) example."""
     assert round(float(clopper_pearson_lower(np.array(hits), draws, 0.025)), 4) == low
@@ -56,7 +60,9 @@ def test_bound_solves_its_equation():
 @pytest.mark.parametrize("draws", [1, 2, 5, 20, 60])
 @pytest.mark.parametrize("alpha", [0.001, 0.05, 0.3])
 def test_bound_covers(draws, alpha):
-    """Every outcome enumerated, its probability summed where the bound lies at or below the true p: at least 1 - alpha, for every p."""
+    """Every outcome enumerated, its probability summed where the bound lies at or below the true p: at least 1 - alpha,
+    for every p.
+    """
     hits = np.arange(draws + 1)
     bounds = clopper_pearson_lower(hits, draws, alpha)
     for p in np.linspace(0, 1, 201):
@@ -64,7 +70,9 @@ def test_bound_covers(draws, alpha):
 
 
 def test_radius():
-    assert radius_of(np.array([0.2, 0.5, stats.norm.cdf(1), stats.norm.cdf(2.5)]), 0.25) == pytest.approx([0, 0, 0.25, 0.625], abs=1e-12)
+    assert radius_of(np.array([0.2, 0.5, stats.norm.cdf(1), stats.norm.cdf(2.5)]), 0.25) == pytest.approx(
+        [0, 0, 0.25, 0.625], abs=1e-12
+    )
 
 
 def test_linear_classifier_is_certified_below_its_true_radius_and_close_to_it():
@@ -76,25 +84,39 @@ def test_linear_classifier_is_certified_below_its_true_radius_and_close_to_it():
     for n in (300, 3_000, 30_000):
         result = certify(Smoothed(Plane(), SIGMA), X, Y, n0=50, n=n, alpha=1e-4, batch_size=50_000)
         assert (result.radii <= true).all()
-        assert set(result.predictions) <= {0, 1, ABSTAIN} and ((result.predictions == Y.numpy()) | (result.predictions == ABSTAIN)).all()
+        assert (
+            set(result.predictions) <= {0, 1, ABSTAIN}
+            and ((result.predictions == Y.numpy()) | (result.predictions == ABSTAIN)).all()
+        )
         gaps.append((true - result.radii)[reachable].mean())
     assert gaps[0] > 2 * gaps[1] > 4 * gaps[2]
-    slope = SIGMA * np.sqrt(stats.norm.cdf(true / SIGMA) * stats.norm.sf(true / SIGMA) / 30_000) / stats.norm.pdf(true / SIGMA)
+    slope = (
+        SIGMA
+        * np.sqrt(stats.norm.cdf(true / SIGMA) * stats.norm.sf(true / SIGMA) / 30_000)
+        / stats.norm.pdf(true / SIGMA)
+    )
     expected = np.minimum(slope * stats.norm.isf(1e-4), true)
     assert gaps[2] == pytest.approx(expected[reachable].mean(), rel=0.15)
 
 
 def test_a_tie_is_not_certified():
-    """Images on the plane: each class has probability 1/2, so any certificate and any prediction would be wrong, and alpha allows about none."""
+    """Images on the plane: each class has probability 1/2, so any certificate and any prediction would be wrong, and
+    alpha allows about none.
+    """
     near = 0.5 + 0.2 * (X - 0.5)
     on_plane = near - ((near.flatten(1) @ W + BIAS) / W.square().sum())[:, None, None, None] * W.reshape(1, 1, 2, 2)
     result = certify(Smoothed(Plane(), SIGMA), on_plane, Y, n0=50, n=1000)
     assert (result.predictions == ABSTAIN).all() and (result.radii == 0).all() and (result.smoothed == ABSTAIN).all()
-    assert result.abstained == 24 and result.certified_accuracy(0).value == result.accuracy.value == result.average_radius == 0
+    assert (
+        result.abstained == 24
+        and result.certified_accuracy(0).value == result.accuracy.value == result.average_radius == 0
+    )
 
 
 def test_wrong_certificates_are_as_rare_as_alpha_says():
-    """A coin as base classifier at p = 0.49: the exact probability that n draws certify it, by enumeration, is at most alpha, and not far below."""
+    """A coin as base classifier at p = 0.49: the exact probability that n draws certify it, by enumeration, is at most
+    alpha, and not far below.
+    """
     hits = np.arange(1001)
     certified = clopper_pearson_lower(hits, 1000, 0.01) > 0.5
     assert stats.binom.pmf(hits, 1000, 0.5)[certified].sum() == pytest.approx(0.01, rel=0.25)
@@ -111,7 +133,9 @@ def test_counts_do_not_depend_on_the_batch():
     order = torch.randperm(24, generator=torch.Generator().manual_seed(1))
     shuffled = certify(smoothed, X[order], Y[order], n0=7, n=60, seed=3, image_ids=order)
     assert torch.equal(shuffled.counts, whole.counts[order])
-    joined = Certification.join([certify(smoothed, X[rows], Y[rows], n0=7, n=60, seed=3, image_ids=rows) for rows in torch.arange(24).split(10)])
+    joined = Certification.join(
+        [certify(smoothed, X[rows], Y[rows], n0=7, n=60, seed=3, image_ids=rows) for rows in torch.arange(24).split(10)]
+    )
     assert torch.equal(joined.counts, whole.counts) and (joined.radii == whole.radii).all()
     assert not torch.equal(certify(smoothed, X, Y, n0=7, n=60, seed=4).counts, whole.counts)
 
@@ -121,13 +145,19 @@ def test_choice_and_estimate_have_draws_of_their_own():
     smoothed = Smoothed(Plane(), SIGMA)
     labels = torch.stack([smoothed(X, keys=noise_keys(5, torch.arange(24), draw)).argmax(1) for draw in range(50)], 1)
     result = certify(smoothed, X, Y, n0=10, n=40, seed=5)
-    assert torch.equal(result.selection[:, 1], labels[:, :10].sum(1)) and torch.equal(result.counts[:, 1], labels[:, 10:].sum(1))
+    assert torch.equal(result.selection[:, 1], labels[:, :10].sum(1)) and torch.equal(
+        result.counts[:, 1], labels[:, 10:].sum(1)
+    )
 
 
 def test_the_choice_alone_names_the_class():
-    """An image whose estimate favours another class than the choice: nothing is certified, and PREDICT, which looks at the estimate, names it."""
+    """An image whose estimate favours another class than the choice: nothing is certified, and PREDICT, which looks at
+    the estimate, names it.
+    """
     result = certification([[60, 40, 0]], [[100, 900, 0]], [1])
-    assert result.hits.tolist() == [100] and result.predictions.tolist() == [ABSTAIN] and result.smoothed.tolist() == [1]
+    assert (
+        result.hits.tolist() == [100] and result.predictions.tolist() == [ABSTAIN] and result.smoothed.tolist() == [1]
+    )
 
 
 def test_certified_accuracy_needs_the_true_class():
@@ -139,7 +169,10 @@ def test_certified_accuracy_needs_the_true_class():
     most = 0.5 * stats.norm.ppf(stats.beta.ppf(0.001, 990, 11))
     least = 0.5 * stats.norm.ppf(stats.beta.ppf(0.001, 600, 401))
     assert result.radii == pytest.approx([everything, everything, most, 0, least])
-    values = [result.certified_accuracy(radius).value for radius in (0, least - 1e-9, least + 1e-9, most + 1e-9, everything - 1e-9, everything + 1e-9)]
+    values = [
+        result.certified_accuracy(radius).value
+        for radius in (0, least - 1e-9, least + 1e-9, most + 1e-9, everything - 1e-9, everything + 1e-9)
+    ]
     assert values == pytest.approx([0.6, 0.6, 0.4, 0.2, 0.2, 0.0])
     assert result.average_radius == pytest.approx((everything + most + least) / 5)
     assert result.single.value == pytest.approx((1000 + 0 + 990 + 520 + 600) / 5000)
@@ -169,9 +202,13 @@ def test_draws_with_nan_count_for_no_class():
 
     smoothed = Smoothed(Broken(), SIGMA)
     result = certify(smoothed, X, Y, n0=20, n=200)
-    broken = sum(int(smoothed(X, keys=noise_keys(0, torch.arange(24), draw)).isnan().any(1).sum()) for draw in range(220))
+    broken = sum(
+        int(smoothed(X, keys=noise_keys(0, torch.arange(24), draw)).isnan().any(1).sum()) for draw in range(220)
+    )
     assert result.undefined == broken > 0
-    fewer = Certification(result.selection, result.counts, result.labels, SIGMA, 20, int(result.counts[0].sum()), 0.001, 0.0, 0)
+    fewer = Certification(
+        result.selection, result.counts, result.labels, SIGMA, 20, int(result.counts[0].sum()), 0.001, 0.0, 0
+    )
     assert result.lower_bounds[0] < fewer.lower_bounds[0]  # of all draws, not of those that are left
 
 
@@ -186,7 +223,10 @@ def test_cost_and_progress(gaussian_score):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"model": Plane()}, "model must be purify.Smoothed or purify.DenoisedSmoothing, which know their sigma, got Plane"),
+        (
+            {"model": Plane()},
+            "model must be purify.Smoothed or purify.DenoisedSmoothing, which know their sigma, got Plane",
+        ),
         ({"x": 2 * X}, r"x must lie in \[0, 1\]"),
         ({"y": Y + 1}, "the model has 2 classes, the labels go up to 2"),
         ({"y": Y[:3]}, "y must be int64 labels"),
@@ -196,7 +236,10 @@ def test_cost_and_progress(gaussian_score):
         ({"alpha": 0.0}, r"alpha must lie in \(0, 1\), got 0"),
         ({"batch_size": 0}, "batch_size must be a positive integer, got 0"),
         ({"image_ids": torch.arange(3)}, r"image_ids must have shape \(24,\)"),
-        ({"model": Smoothed(lambda x: x.flatten(1)[:, :1], 0.3)}, r"logits of shape \(256, classes\), at least two classes, got \(256, 1\)"),
+        (
+            {"model": Smoothed(lambda x: x.flatten(1)[:, :1], 0.3)},
+            r"logits of shape \(256, classes\), at least two classes, got \(256, 1\)",
+        ),
     ],
 )
 def test_bad_input(arguments, message):
@@ -216,4 +259,6 @@ def test_ten_draws_are_enough_for_a_certificate():
     assert math.isclose(float(clopper_pearson_lower(np.array(10), 10, 0.001)), 0.501187, rel_tol=1e-6)
     everything_one = Smoothed(lambda x: torch.tensor([[0.0, 1.0]]).expand(len(x), 2), SIGMA)
     result = certify(everything_one, X, torch.ones(24, dtype=torch.int64), n0=1, n=10)
-    assert result.certified_accuracy(0).value == 1 and result.radii == pytest.approx(SIGMA * stats.norm.ppf(0.501187), rel=1e-3)
+    assert result.certified_accuracy(0).value == 1 and result.radii == pytest.approx(
+        SIGMA * stats.norm.ppf(0.501187), rel=1e-3
+    )

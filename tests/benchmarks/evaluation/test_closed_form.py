@@ -1,8 +1,9 @@
 """The whole path on a case with a known answer: a linear classifier behind the purifier of correlated Gaussian data.
 
-The purifier maps x to J x + c + noise with a symmetric matrix J, so a linear logit difference (w, x) is normal with mean (J w, x), and under Linf the
-best attack moves every pixel by epsilon against the sign of J w: clean and robust accuracy of one draw are normal probabilities. The data
-are so correlated that J w and w differ in sign at many pixels: an attack without the purifier's true gradient misses the optimum.
+The purifier maps x to J x + c + noise with a symmetric matrix J, so a linear logit difference (w, x) is normal with
+mean (J w, x), and under Linf the best attack moves every pixel by epsilon against the sign of J w: clean and robust
+accuracy of one draw are normal probabilities. The data are so correlated that J w and w differ in sign at many pixels:
+an attack without the purifier's true gradient misses the optimum.
 """
 
 import math
@@ -60,17 +61,23 @@ def majority_probability(p):
 
 def images_and_labels(effective):
     """Every image far enough inside [0, 1], with the label that the defended model gives it without noise."""
-    x = (0.5 + 0.15 * torch.randn(IMAGES, 36, generator=torch.Generator().manual_seed(1), dtype=torch.float64)).clamp(EPSILON, 1 - EPSILON)
+    x = (0.5 + 0.15 * torch.randn(IMAGES, 36, generator=torch.Generator().manual_seed(1), dtype=torch.float64)).clamp(
+        EPSILON, 1 - EPSILON
+    )
     return x, ((x - 0.5) @ effective > 0).long()
 
 
 def defence(gradient="exact"):
-    return DefendedClassifier(DiffPure(ScoreModel(CorrelatedGaussianNoise(), LinearVP(), "noise"), T_STAR, STEPS, gradient), Linear())
+    return DefendedClassifier(
+        DiffPure(ScoreModel(CorrelatedGaussianNoise(), LinearVP(), "noise"), T_STAR, STEPS, gradient), Linear()
+    )
 
 
 @pytest.mark.parametrize("gradient", [None, "exact", "backprop", "bpda"])
 def test_accuracy_equals_the_closed_form(gradient):
-    """Clean, under the optimal attack, and under the one that takes the purifier for the identity, which is known too and weaker."""
+    """Clean, under the optimal attack, and under the one that takes the purifier for the identity, which is known too
+    and weaker.
+    """
     jacobian, covariance = jacobian_and_covariance()
     w = Linear().w
     effective = jacobian @ w
@@ -79,7 +86,8 @@ def test_accuracy_equals_the_closed_form(gradient):
     x, y = images_and_labels(effective)
     loss = {None: 0.0, "bpda": w.sign() @ effective}.get(gradient, effective.abs().sum())
     margins = ((x - 0.5) @ effective) * (2 * y - 1) - EPSILON * loss
-    right = torch.special.ndtr(margins / (w @ covariance @ w / 4).sqrt()).tolist()  # the noise lives on [-1, 1], twice as wide
+    # the noise lives on [-1, 1], twice as wide
+    right = torch.special.ndtr(margins / (w @ covariance @ w / 4).sqrt()).tolist()
 
     attack = PGD(Linf(EPSILON), steps=10, loss="margin") if gradient else None
     result = evaluate(defence(gradient or "exact"), x.reshape(-1, *SHAPE), y, attack, draws=DRAWS)
@@ -95,7 +103,9 @@ def test_accuracy_equals_the_closed_form(gradient):
 
 
 def test_fixed_randomness_equals_the_closed_form_image_by_image():
-    """With the noise known there is nothing random left: the optimal attack lowers every clean margin by epsilon |J w|_1, no more and no less."""
+    """With the noise known there is nothing random left: the optimal attack lowers every clean margin by epsilon |J
+    w|_1, no more and no less.
+    """
     jacobian, _ = jacobian_and_covariance()
     effective = jacobian @ Linear().w
     x, y = images_and_labels(effective)

@@ -10,14 +10,18 @@ from purify.networks.gaussian import GaussianNoise
 
 def gaussian_images(count, mean=128.0, std=30.0, seed=0):
     """Independent normal pixels, rounded; 30 levels are 0.235 of the range [-1, 1]."""
-    images = (mean + std * torch.randn(count, 1, 4, 4, generator=torch.Generator().manual_seed(seed))).round().clamp(0, 255)
+    images = (
+        (mean + std * torch.randn(count, 1, 4, 4, generator=torch.Generator().manual_seed(seed))).round().clamp(0, 255)
+    )
     return Dataset(images.byte(), torch.zeros(count, dtype=torch.int64), ("all",))
 
 
 @pytest.mark.parametrize("schedule", [schedules.LinearVP(), schedules.EDM(), schedules.SubVP()])
 @pytest.mark.parametrize("value_range", [(-1.0, 1.0), (0.0, 1.0)])
 def test_of_gaussian_data_both_errors_are_the_posterior_variance(schedule, value_range):
-    """(1 / s^2 + 1 / r^2)^-1 for pixels of standard deviation s and noise r for the signal: nothing does better, and the linear denoiser does as well."""
+    """(1 / s^2 + 1 / r^2)^-1 for pixels of standard deviation s and noise r for the signal: nothing does better, and
+    the linear denoiser does as well.
+    """
     test = gaussian_images(1000, seed=1)
     low, high = value_range
     mean, std = low + 128 / 255 * (high - low), 30 / 255 * (high - low)
@@ -35,9 +39,17 @@ def test_of_gaussian_data_both_errors_are_the_posterior_variance(schedule, value
 
 
 def test_the_linear_denoiser_uses_correlations():
-    """All pixels of an image equal, so that 16 noisy ones tell its grey: the error is that of one number under a sixteenth of the noise's variance."""
+    """All pixels of an image equal, so that 16 noisy ones tell its grey: the error is that of one number under a
+    sixteenth of the noise's variance.
+    """
     generator = torch.Generator().manual_seed(0)
-    greys = (128 + 40 * torch.randn(5000, 1, 1, 1, generator=generator)).clamp(0, 255).byte().expand(-1, 1, 4, 4).contiguous()
+    greys = (
+        (128 + 40 * torch.randn(5000, 1, 1, 1, generator=generator))
+        .clamp(0, 255)
+        .byte()
+        .expand(-1, 1, 4, 4)
+        .contiguous()
+    )
     data = Dataset(greys, torch.zeros(5000, dtype=torch.int64), ("all",))
     model = load_score_model("fashion-mnist")
     error = LinearDenoiser.fit(data, (-1.0, 1.0)).errors(model, data, {0.1: 0.1})[0.1]
@@ -48,7 +60,8 @@ def test_the_linear_denoiser_uses_correlations():
 def test_the_packaged_network_beats_the_linear_denoiser():
     model, data = load_score_model("fashion-mnist"), datasets.load("fashion-mnist-embedded")
     times = own_times(model, (0.05, 0.1, 0.3))
-    linear = LinearDenoiser.fit(data, model.value_range).errors(model, data, times)  # fitted to the very images it is measured on
+    # fitted to the very images it is measured on
+    linear = LinearDenoiser.fit(data, model.value_range).errors(model, data, times)
     network = denoising_errors(model, data, times)
     assert all(network[t] < 0.8 * linear[t] for t in times)
 
@@ -61,7 +74,9 @@ def test_times_beyond_the_training_are_left_out():
 
 
 def test_few_images_make_a_worse_linear_denoiser():
-    """From twice as many images as pixels it overfits by a third, from `PLENTY` times as many by little: what a card may call a comparison."""
+    """From twice as many images as pixels it overfits by a third, from `PLENTY` times as many by little: what a card
+    may call a comparison.
+    """
     model, test, best = load_score_model("fashion-mnist"), gaussian_images(1000, seed=1), {}
     for images in (2 * 16, PLENTY * 16, 20_000):
         train = gaussian_images(images)

@@ -68,7 +68,9 @@ def test_no_image_is_dropped_and_batches_do_not_matter(defended):
 
 
 class Swinging(nn.Module):
-    """Right by 0.05 plus or minus the sum of the perturbation, the sign by the key: whoever knows the key can always break it."""
+    """Right by 0.05 plus or minus the sum of the perturbation, the sign by the key: whoever knows the key can always
+    break it.
+    """
 
     def forward(self, x, keys=None):
         sign = 1.0 - 2.0 * ((keys // 5) % 2)
@@ -98,15 +100,21 @@ def test_fixed_randomness_of_a_defence(defended):
 
     done = []
     y = torch.zeros(10, dtype=torch.int64)
-    result = evaluate(defended, X, y, attack, draws=3, randomness="fixed", batch_size=4, progress=lambda *part: done.append(part))
+    result = evaluate(
+        defended, X, y, attack, draws=3, randomness="fixed", batch_size=4, progress=lambda *part: done.append(part)
+    )
     assert len(seen) == 3
     expected = torch.stack([torch.cat(parts).argmax(1) for parts in seen.values()], 1)
     assert torch.equal(result.predictions, expected)
     assert result.majority == {} and result.worst_of[3] == wilson(int(result.right.all(1).sum()), 10)
     assert done == sorted(done) and done[-1] == (10, 10)
-    with pytest.raises(ValueError, match='randomness="fixed" needs model to take `keys` in its forward; that of Sequential'):
+    with pytest.raises(
+        ValueError, match='randomness="fixed" needs model to take `keys` in its forward; that of Sequential'
+    ):
         evaluate(defended.classifier, X, y, randomness="fixed")
-    with pytest.raises(ValueError, match='randomness="fixed" needs attack_model to take `keys` in its forward; that of Sequential'):
+    with pytest.raises(
+        ValueError, match='randomness="fixed" needs attack_model to take `keys` in its forward; that of Sequential'
+    ):
         evaluate(defended, X, y, attack, randomness="fixed", attack_model=nn.Sequential(defended))
     with pytest.raises(ValueError, match="randomness='none' is not one of fresh, fixed"):
         evaluate(defended, X, y, randomness="none")
@@ -178,7 +186,9 @@ def test_warnings_are_kept_with_the_result():
 
 
 class Holes(nn.Module):
-    """Class 1 by a clear margin, but NaN in places: image 0 always and everywhere, image 1 in class 1, image 2 in class 0, image 3 everywhere for odd keys."""
+    """Class 1 by a clear margin, but NaN in places: image 0 always and everywhere, image 1 in class 1, image 2 in class
+    0, image 3 everywhere for odd keys.
+    """
 
     def forward(self, x, keys=None):
         logits = torch.tensor([0.0, 5.0, -1.0]).repeat(len(x), 1)
@@ -191,18 +201,26 @@ class Holes(nn.Module):
 
 
 def test_nan_logits_are_reported_and_are_no_success():
-    """Judged by the logits that are left; where none is finite the prediction is undefined: not right, and counted apart."""
+    """Judged by the logits that are left; where none is finite the prediction is undefined: not right, and counted
+    apart.
+    """
     x = (torch.arange(10) / 10)[:, None, None, None].expand(10, 1, 2, 2)
     y = torch.ones(10, dtype=torch.int64)
     with pytest.warns(UserWarning, match="returns NaN for 4 of 10 images, in") as caught:
         result = evaluate(Holes(), x, y, draws=16, batch_size=10)
     odd = int(sum(noise_keys(0, torch.tensor([3]), draw) % 2 for draw in range(16)))
     assert 0 < odd < 16 and result.undefined == 16 + odd
-    assert (result.predictions[0] == UNDEFINED).all() and (result.predictions[1] == 0).all() and (result.predictions[2] == 1).all()
+    assert (
+        (result.predictions[0] == UNDEFINED).all()
+        and (result.predictions[1] == 0).all()
+        and (result.predictions[2] == 1).all()
+    )
     assert int((result.predictions[3] == UNDEFINED).sum()) == odd
     assert result.single.value == pytest.approx((7 + (16 - odd) / 16) / 10)
     assert result.majority[16].value == pytest.approx((7 + (odd < 8)) / 10)
-    assert f"in {48 + odd} of 160 draws" in str(caught[0].message) and f"{16 + odd} draws without a finite one are undefined" in str(caught[0].message)
+    assert f"in {48 + odd} of 160 draws" in str(
+        caught[0].message
+    ) and f"{16 + odd} draws without a finite one are undefined" in str(caught[0].message)
     assert result.warnings == (str(caught[0].message),)
     with pytest.warns(UserWarning, match="returns NaN"):  # an attack that never left the image is no success either
         attacked = evaluate(Holes(), x, y, lambda model, x, y, keys=None, progress=None: x, draws=16, batch_size=3)
@@ -244,7 +262,9 @@ def test_targets():
     assert torch.equal(choose_targets("least_likely", Slope(), x, y, keys), torch.where(y == 0, 1, 0))
     assert torch.equal(choose_targets(3, Slope(), x, y, keys), torch.where(y == 3, 0, 3))
     chance = choose_targets("random", Slope(), x, y, keys)
-    assert (chance != y).all() and torch.equal(choose_targets("random", Slope(), x[7:9], y[7:9], keys[7:9]), chance[7:9])
+    assert (chance != y).all() and torch.equal(
+        choose_targets("random", Slope(), x[7:9], y[7:9], keys[7:9]), chance[7:9]
+    )
     for label in range(4):
         assert len(chance[y == label].unique()) == 3
     with pytest.raises(ValueError, match="target=4: the model has the classes 0 .. 3"):

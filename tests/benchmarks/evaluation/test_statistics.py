@@ -12,7 +12,9 @@ def test_wilson_equals_scipy(right, total):
 
 
 def test_bootstrap_covers_the_mean_as_often_as_it_says():
-    """200 data sets of 100 images with accuracies in {0, 1/4, ..., 1}: about 95 % of the intervals hold the true mean."""
+    """200 data sets of 100 images with accuracies in {0, 1/4, ..., 1}: about 95 % of the intervals hold the
+    true mean.
+    """
     rng = np.random.default_rng(0)
     hits = 0
     for seed in range(200):
@@ -39,7 +41,9 @@ def test_paired_difference():
     assert drop.p_value < 1e-3
 
 
-@pytest.mark.parametrize(("first", "expected"), [(0.5, (-0.30850, 0.30850)), (1.0, (0.19150, 0.5 + 0.30850)), (0.0, (-0.80850, -0.19150))])
+@pytest.mark.parametrize(
+    ("first", "expected"), [(0.5, (-0.30850, 0.30850)), (1.0, (0.19150, 0.5 + 0.30850)), (0.0, (-0.80850, -0.19150))]
+)
 def test_difference_of_unanimous_images_does_not_claim_certainty(first, expected):
     """10 images without an exception leave 30.85 % to images that were not seen: scipy's exact bound for 0 of 10."""
     assert stats.binomtest(0, 10).proportion_ci(0.95, method="exact").high == pytest.approx(0.30850, abs=1e-5)

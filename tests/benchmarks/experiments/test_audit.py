@@ -13,7 +13,14 @@ from benchmarks.experiments.audit_verdicts import verdicts
 from benchmarks.experiments.published_adjoint import PublishedAdjoint
 from purify import DiffPure, noise_keys
 
-QUICK = ["audit.images=3", "audit.memory_images=0", "audit.convention_images=4", "audit.t_star=[0.05,0.1]", "audit.steps=[3]", "purifier.steps=4"]
+QUICK = [
+    "audit.images=3",
+    "audit.memory_images=0",
+    "audit.convention_images=4",
+    "audit.t_star=[0.05,0.1]",
+    "audit.steps=[3]",
+    "purifier.steps=4",
+]
 KEYS = noise_keys(0, torch.arange(4), 0)
 
 
@@ -83,7 +90,14 @@ def test_audit_of_the_default(tmp_path, monkeypatch, capsys):
     assert {(row["t_star"], row["steps"]) for row in result["sweep"]} == {(0.05, 3), (0.1, 3)}
     assert len(result["sweep"]) == 2 * 5
     assert all(row["value_error"] < 1e-5 for row in result["gradients"] + result["sweep"])
-    assert list(result["time"]["ratio"]) == ["bare network evaluations", "backprop", "exact", "adjoint", "bpda", audit.PUBLISHED]
+    assert list(result["time"]["ratio"]) == [
+        "bare network evaluations",
+        "backprop",
+        "exact",
+        "adjoint",
+        "bpda",
+        audit.PUBLISHED,
+    ]
     assert result["conventions"][0]["mean_change"] == 0 < result["conventions"][-1]["mean_change"] < 0.01
     assert (tmp_path / "out" / "audit.png").stat().st_size > 10_000
     text = capsys.readouterr().out
@@ -91,7 +105,9 @@ def test_audit_of_the_default(tmp_path, monkeypatch, capsys):
 
 
 def test_a_wrong_gradient_is_found(tmp_path, monkeypatch, capsys):
-    """A step whose backward pass is off by a tenth of a per cent, as a recomputation with slightly other noise would be."""
+    """A step whose backward pass is off by a tenth of a per cent, as a recomputation with slightly other noise would
+    be.
+    """
     real = torch.func.vjp
 
     def wrong(function, *primals):
@@ -108,10 +124,22 @@ def test_a_wrong_gradient_is_found(tmp_path, monkeypatch, capsys):
 
 
 def row(mode, precision="float32", **changes):
-    errors = {"relative_error": 1e-7, "relative_error_images": {"median": 1e-7, "max": 1e-7}, "cosine": {"median": 1.0, "min": 1.0, "max": 1.0}}
+    errors = {
+        "relative_error": 1e-7,
+        "relative_error_images": {"median": 1e-7, "max": 1e-7},
+        "cosine": {"median": 1.0, "min": 1.0, "max": 1.0},
+    }
     if precision == "float64":
         errors |= {"relative_error": 1e-15, "relative_error_images": {"median": 1e-15, "max": 1e-15}}
-    rest = {"zero": 0.0, "not_finite": 0.0, "value_error": 1e-7, "value_as_backprop": True, "gradient_as_backprop": True, "t_star": 0.1, "steps": 5}
+    rest = {
+        "zero": 0.0,
+        "not_finite": 0.0,
+        "value_error": 1e-7,
+        "value_as_backprop": True,
+        "gradient_as_backprop": True,
+        "t_star": 0.1,
+        "steps": 5,
+    }
     return {"mode": mode, "precision": precision, **errors, **rest, **changes}
 
 
@@ -119,13 +147,22 @@ def row(mode, precision="float32", **changes):
     ("changed", "passed", "text"),
     [
         (row("exact"), True, "the true gradient"),
-        (row("exact", relative_error=2e-5, gradient_as_backprop=False), False, "gradients differ from those of backprop, an error beyond 1e-05"),
+        (
+            row("exact", relative_error=2e-5, gradient_as_backprop=False),
+            False,
+            "gradients differ from those of backprop, an error beyond 1e-05",
+        ),
         (row("exact", zero=0.25), False, "dead gradients"),
-        (row("exact", "float64", relative_error_images={"median": 1e-15, "max": 1e-3}), False, "an error beyond 1e-12"),  # one small gradient of many
+        # one small gradient of many
+        (row("exact", "float64", relative_error_images={"median": 1e-15, "max": 1e-3}), False, "an error beyond 1e-12"),
         (row("exact", value_error=0.01), False, "values are off by 1e-02"),
         (row("adjoint", value_as_backprop=False), False, "values differ from those of backprop"),
         (row("adjoint", gradient_as_backprop=False), None, "close to the true gradient"),
-        (row("adjoint", gradient_as_backprop=False, cosine={"median": 0.99, "min": 0.2, "max": 1.0}), None, "not the gradient of this defence"),
+        (
+            row("adjoint", gradient_as_backprop=False, cosine={"median": 0.99, "min": 0.2, "max": 1.0}),
+            None,
+            "not the gradient of this defence",
+        ),
         (row("adjoint", not_finite=0.5), None, "not finite for 50% of the images"),
     ],
 )
@@ -167,7 +204,10 @@ def test_published_adjoint_is_called_as_published(unet_score, monkeypatch):
         ("purifier.t_star=1.2", "t_star must lie in (0, 1], got 1.2"),
         ("audit.steps=[100000]", 'grid="diffpure" cannot take steps=100000 from t_star='),
         ("audit.step=[3]", "unknown key 'audit.step'; did you mean 'steps'?"),
-        ("purifier.method=srk", "the audit's reference is an Euler loop over the reverse SDE: it cannot audit TorchSDE(method='srk'"),
+        (
+            "purifier.method=srk",
+            "the audit's reference is an Euler loop over the reverse SDE: it cannot audit TorchSDE(method='srk'",
+        ),
         ("purifier.solver=torchdiffeq", "it cannot audit TorchDiffEq("),
         ("purifier={scheme: one_shot}", "purifier.scheme='one_shot': the audit's reference is an Euler loop"),
         ("purifier.rounds=2", "purifier.rounds=2: the audit is of one path"),

@@ -24,9 +24,23 @@ TINY = {
     "pictures": 2,
     "attacks": [
         {"kind": "pgd", "threat": {"norm": "Linf", "epsilon": 0.1}, "steps": 3, "eot": 2},
-        {"kind": "pgd", "name": "pgd-bpda", "threat": {"norm": "Linf", "epsilon": 0.1}, "steps": 3, "eot": 2, "gradient": "bpda"},
+        {
+            "kind": "pgd",
+            "name": "pgd-bpda",
+            "threat": {"norm": "Linf", "epsilon": 0.1},
+            "steps": 3,
+            "eot": 2,
+            "gradient": "bpda",
+        },
         {"kind": "pgd", "name": "pgd-l2", "threat": {"norm": "L2", "epsilon": 1.5}, "steps": 2},
-        {"kind": "pgd", "name": "fixed", "threat": {"norm": "Linf", "epsilon": 0.1}, "steps": 2, "eot": 5, "randomness": "fixed"},
+        {
+            "kind": "pgd",
+            "name": "fixed",
+            "threat": {"norm": "Linf", "epsilon": 0.1},
+            "steps": 2,
+            "eot": 5,
+            "randomness": "fixed",
+        },
         {
             "kind": "autoattack",
             "threat": {"norm": "Linf", "epsilon": 0.1},
@@ -79,7 +93,11 @@ def test_summary_follows_the_contract(folder):
     assert by_name["defended", "pgd"]["gradient"] == "exact"
     assert by_name["defended", "pgd-bpda"]["gradient"] == "bpda"
     assert by_name["defended", "pgd"]["threat"] == "Linf 0.1"
-    assert {n for n in names if by_name["defended", n]["randomness"] == "fixed"} == {"fixed"} == {n for n in names if not by_name["defended", n]["majority"]}
+    assert (
+        {n for n in names if by_name["defended", n]["randomness"] == "fixed"}
+        == {"fixed"}
+        == {n for n in names if not by_name["defended", n]["majority"]}
+    )
     assert by_name["defended", "fixed"]["eot"] == 1 and by_name["undefended", "fixed"]["randomness"] == "fresh"
     assert {n for n in names if by_name["defended", n]["own_verdict"]} == {"autoattack"}
     assert by_name["defended", "autoattack"]["draws_from"] == "torch"
@@ -107,7 +125,12 @@ def test_numbers_are_those_of_the_per_image_file(folder):
 
 def test_adversarial_images_are_kept_and_allowed(folder):
     clean = datasets.as_floats(datasets.load("fashion-mnist-embedded").images[2:6])
-    for name, distance, limit in (("pgd", "inf", 0.1), ("pgd-l2", "l2", 1.5), ("fixed", "inf", 0.1), ("autoattack", "inf", 0.1)):
+    for name, distance, limit in (
+        ("pgd", "inf", 0.1),
+        ("pgd-l2", "l2", 1.5),
+        ("fixed", "inf", 0.1),
+        ("autoattack", "inf", 0.1),
+    ):
         stored = load_file(folder / "batches" / f"defended.{name}.000000.safetensors")["x_adv"]
         delta = (stored - clean).flatten(1)
         size = delta.abs().amax(1) if distance == "inf" else delta.norm(dim=1)
@@ -204,7 +227,24 @@ def test_seed_option_changes_the_draws(config, tmp_path, monkeypatch):
     predictions = []
     for seed in ("0", "5", "5"):
         out = tmp_path / f"run{len(predictions)}"
-        assert run(monkeypatch, "bench", config, "--out", out, "--seed", seed, "--set", "attacks=[]", "--set", "purifier.t_star=0.4", "--set", "draws=8") == 0
+        assert (
+            run(
+                monkeypatch,
+                "bench",
+                config,
+                "--out",
+                out,
+                "--seed",
+                seed,
+                "--set",
+                "attacks=[]",
+                "--set",
+                "purifier.t_star=0.4",
+                "--set",
+                "draws=8",
+            )
+            == 0
+        )
         assert json.loads((out / "summary.json").read_text())["seed"] == int(seed)
         predictions.append((out / "images.jsonl").read_text())
     assert predictions[0] != predictions[1] == predictions[2]
@@ -230,8 +270,14 @@ def test_report_merges_runs(folder, tmp_path, monkeypatch, capsys):
         (["--set", "data.name=cifar"], "unknown data set 'cifar'"),
         (["--set", "classifier=resnet"], "no classifier 'resnet': packaged are fashion-mnist"),
         (["--set", "score=nothing.safetensors"], "no weight file at nothing.safetensors"),
-        (["--set", "purifier.noising=discrete", "--set", "purifier.t_star=0.10005"], "t must be a multiple of 1/1000 in (0, 1], as the chain has 1000 steps"),
-        (["--set", "attacks.0.randomness=known"], "attacks.0.pgd.randomness: Input should be 'fresh' or 'fixed', got 'known'"),
+        (
+            ["--set", "purifier.noising=discrete", "--set", "purifier.t_star=0.10005"],
+            "t must be a multiple of 1/1000 in (0, 1], as the chain has 1000 steps",
+        ),
+        (
+            ["--set", "attacks.0.randomness=known"],
+            "attacks.0.pgd.randomness: Input should be 'fresh' or 'fixed', got 'known'",
+        ),
         (["--set", "attacks.4.randomness=fixed"], "draws: torch draws the noise that randomness: fixed holds fixed"),
         (["--device", "gpu"], "--device 'gpu' is not a device"),
         (["--device", "meta"], "--device 'meta' is not a device"),
@@ -263,7 +309,9 @@ def test_truncated_weights(config, tmp_path, monkeypatch, capsys):
 
 
 def test_packaged_models_do_what_they_say():
-    """On the embedded images: the bare classifier is right on at least 90 %, and the score network denoises better than a linear filter."""
+    """On the embedded images: the bare classifier is right on at least 90 %, and the score network denoises better than
+    a linear filter.
+    """
     from benchmarks import load_classifier
     from purify import load_score_model
 

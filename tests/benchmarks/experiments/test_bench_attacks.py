@@ -1,4 +1,6 @@
-"""`purify bench` with attacks through other models, with targets, beyond norm balls: what the summary says of them, and what old batches lack."""
+"""`purify bench` with attacks through other models, with targets, beyond norm balls: what the summary says of them, and
+what old batches lack.
+"""
 
 import json
 
@@ -27,7 +29,14 @@ SETTINGS = {
     "attacks": [
         {"kind": "pgd", **COMMON, "eot": 2},
         {"kind": "pgd", "name": "transfer", **COMMON, "eot": 2, "through": "classifier"},
-        {"kind": "pgd", "name": "short", **COMMON, "eot": 2, "through": "surrogate", "surrogate": {"steps": 1, "gradient": "bpda"}},
+        {
+            "kind": "pgd",
+            "name": "short",
+            **COMMON,
+            "eot": 2,
+            "through": "surrogate",
+            "surrogate": {"steps": 1, "gradient": "bpda"},
+        },
         {"kind": "pgd", "name": "seek", "threat": LINF, "steps": 2, "target": 5},
         {"kind": "apgd", "threat": LINF, "iterations": 2, "models": ["defended"]},
         {"kind": "deviated", "threat": LINF, "iterations": 2, "eot": 1},
@@ -96,7 +105,11 @@ def test_batches_keep_everything_and_those_of_old_still_load(run, bench):
         facts = json.loads(file.metadata()["facts"])
     del facts["attack_cost"]
     old = out / "old.safetensors"
-    save_file({name: tensor for name, tensor in load_file(path).items() if name != "targets"}, old, metadata={"facts": json.dumps(facts)})
+    save_file(
+        {name: tensor for name, tensor in load_file(path).items() if name != "targets"},
+        old,
+        metadata={"facts": json.dumps(facts)},
+    )
     loaded = bench._load_batch(old)
     assert loaded.attack_cost is None and loaded.targets is None
     assert torch.equal(loaded.predictions, evaluations["defended", "seek"].predictions[:3])
@@ -127,8 +140,18 @@ def test_summaries_of_old_can_be_printed(run):
 
 def test_a_verdict_on_another_model_is_not_the_defences(tmp_path):
     """The official code's own accuracy is of the model that it attacked."""
-    short = {"kind": "autoattack", "threat": LINF, "version": "custom", "attacks": ["apgd-ce"], "iterations": 1, "models": ["defended"]}
-    made = SETTINGS | {"draws": 1, "attacks": [{**short, "name": "own"}, {**short, "name": "bare", "through": "classifier"}]}
+    short = {
+        "kind": "autoattack",
+        "threat": LINF,
+        "version": "custom",
+        "attacks": ["apgd-ce"],
+        "iterations": 1,
+        "models": ["defended"],
+    }
+    made = SETTINGS | {
+        "draws": 1,
+        "attacks": [{**short, "name": "own"}, {**short, "name": "bare", "through": "classifier"}],
+    }
     summary, _ = Bench(config.validate(BenchConfig, made), torch.device("cpu")).run(tmp_path, lambda _: None)
     verdicts = {r["attack"]: r["own_verdict"] for r in summary["results"] if r["model"] == "defended"}
     assert verdicts["none"] is None and verdicts["own"] is not None and verdicts["bare"] is None
@@ -145,9 +168,14 @@ def network():
 
 
 def test_the_network_of_a_distance_is_part_of_a_run(tmp_path):
-    """A run whose distance is measured by other weights is another run, and the summary names them; two networks make two threats."""
+    """A run whose distance is measured by other weights is another run, and the summary names them; two networks make
+    two threats.
+    """
     threat = {"features": f"module:{tmp_path}/features.py:network", "epsilon": 0.5}
-    listed = [{"kind": "perceptual", "threat": threat, "iterations": 1}, {"kind": "low_frequency", "threat": threat | {"features": "fashion-mnist"}}]
+    listed = [
+        {"kind": "perceptual", "threat": threat, "iterations": 1},
+        {"kind": "low_frequency", "threat": threat | {"features": "fashion-mnist"}},
+    ]
     made = config.validate(BenchConfig, SETTINGS | {"attacks": listed})
     benches = []
     for weight in (1, 2, 2):

@@ -37,7 +37,9 @@ def run(monkeypatch, *arguments):
 
 def read(folder):
     """The summary, and the lines of each image."""
-    return json.loads((folder / "summary.json").read_text()), [json.loads(line) for line in (folder / "images.jsonl").read_text().splitlines()]
+    return json.loads((folder / "summary.json").read_text()), [
+        json.loads(line) for line in (folder / "images.jsonl").read_text().splitlines()
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +61,18 @@ def test_summary_and_images_say_the_same(folder):
     """Every number again, from images.jsonl alone."""
     summary, lines = read(folder)
     labels = datasets.load("fashion-mnist-embedded").labels[2:6].tolist()
-    assert (summary["schema"], summary["images"], summary["n0"], summary["n"], summary["alpha"]) == ("certify 1", 4, 8, 24, 0.001)
-    assert summary["complete"] and set(summary["weights"]) == {"classifier", "score"} and "single purified" in summary["claim"]
+    assert (summary["schema"], summary["images"], summary["n0"], summary["n"], summary["alpha"]) == (
+        "certify 1",
+        4,
+        8,
+        24,
+        0.001,
+    )
+    assert (
+        summary["complete"]
+        and set(summary["weights"]) == {"classifier", "score"}
+        and "single purified" in summary["claim"]
+    )
     assert [r["sigma"] for r in summary["results"]] == [0.25, 1.5]
     for r in summary["results"]:
         images = [line for line in lines if line["sigma"] == r["sigma"]]
@@ -72,7 +84,10 @@ def test_summary_and_images_say_the_same(folder):
         right = [i["radius"] if i["prediction"] == i["label"] else None for i in images]
         for radius in (0, 0.1, 0.3):
             expected = wilson(sum(found is not None and found >= radius for found in right), 4)
-            assert (r["certified"][str(radius)]["value"], tuple(r["certified"][str(radius)]["ci95"])) == (expected.value, expected.ci95)
+            assert (r["certified"][str(radius)]["value"], tuple(r["certified"][str(radius)]["ci95"])) == (
+                expected.value,
+                expected.ci95,
+            )
         assert r["average_radius"] == pytest.approx(sum(found or 0 for found in right) / 4)
         assert r["abstained"] == sum(i["prediction"] is None for i in images)
         assert r["single"]["value"] == pytest.approx(sum(i["counts"].get(str(i["label"]), 0) for i in images) / 96)
@@ -85,7 +100,9 @@ def test_the_run_is_the_function(folder):
     data = datasets.load("fashion-mnist-embedded")
     model = DenoisedSmoothing(load_score_model("fashion-mnist"), load_classifier("fashion-mnist"), 0.25)
     ids = torch.arange(2, 6)
-    result = certify(model, datasets.as_floats(data.images[ids]), data.labels[ids], n0=8, n=24, image_ids=ids, batch_size=100)
+    result = certify(
+        model, datasets.as_floats(data.images[ids]), data.labels[ids], n0=8, n=24, image_ids=ids, batch_size=100
+    )
     lines = [line for line in read(folder)[1] if line["sigma"] == 0.25]
     assert [line["radius"] for line in lines] == result.radii.tolist()
     assert [[line["counts"].get(str(c), 0) for c in range(10)] for line in lines] == result.counts.tolist()
@@ -147,13 +164,17 @@ def test_report_refuses_it(folder, monkeypatch, capsys):
 
 
 def test_the_bare_classifier_can_be_smoothed(tiny, tmp_path, monkeypatch):
-    """Cohen et al. without a denoiser: no network evaluations, and this classifier, which knows no noise, is worse off."""
+    """Cohen et al. without a denoiser: no network evaluations, and this classifier, which knows no noise, is
+    worse off.
+    """
     out = tmp_path / "bare"
     settings = ("--set", "score=null", "--set", "sigma=0.5", "--set", "data.images=12")
     assert run(monkeypatch, "certify", tiny, "--out", out, "--device", "cpu", *settings) == 0
     assert run(monkeypatch, "certify", tiny, "--out", tmp_path / "denoised", "--device", "cpu", *settings[2:]) == 0
     (bare, _), (denoised, _) = read(out), read(tmp_path / "denoised")
-    assert [(r["network_evaluations"], r["t"]) for r in bare["results"]] == [(0, None)] and set(bare["weights"]) == {"classifier"}
+    assert [(r["network_evaluations"], r["t"]) for r in bare["results"]] == [(0, None)] and set(bare["weights"]) == {
+        "classifier"
+    }
     assert bare["results"][0]["single"]["value"] < denoised["results"][0]["single"]["value"] - 0.2
 
 

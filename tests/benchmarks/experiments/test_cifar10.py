@@ -23,7 +23,9 @@ from purify.zoo import packaged_score_models, settings_of
 
 RESULTS = Path(__file__).parents[3] / "benchmarks" / "results" / "cifar10"
 README = Path(__file__).parents[3] / "README.md"
-needs_data = pytest.mark.skipif("PURIFY_TEST_DATA" not in os.environ, reason="PURIFY_TEST_DATA is unset: no CIFAR-10 at hand")
+needs_data = pytest.mark.skipif(
+    "PURIFY_TEST_DATA" not in os.environ, reason="PURIFY_TEST_DATA is unset: no CIFAR-10 at hand"
+)
 
 
 @pytest.fixture
@@ -62,19 +64,26 @@ def test_the_reference_differentiates_end_to_end(name, test_images):
     with torch.no_grad():
         step = 3e-4 * gradient.sign()
         change = parts.defended()(x + step, keys) - parts.defended()(x - step, keys)
-    assert float(change.gather(1, parts.y[:, None]).sum() / 6e-4) == pytest.approx(float(gradient.abs().sum()), rel=0.05)
+    assert float(change.gather(1, parts.y[:, None]).sum() / 6e-4) == pytest.approx(
+        float(gradient.abs().sum()), rel=0.05
+    )
 
 
 @needs_data
 def test_every_attack_of_the_references_can_begin(test_images):
     for name in ("reference", "reference_32"):
         bench = Bench(config.load(BenchConfig, f"cifar10/{name}", ["data.images=2"]), torch.device("cpu"))
-        assert {"pgd-eot", "eot-ensemble", "bpda", "adjoint", "transfer", "surrogate"} < {row.attack_name for row in bench.rows}
+        assert {"pgd-eot", "eot-ensemble", "bpda", "adjoint", "transfer", "surrogate"} < {
+            row.attack_name for row in bench.rows
+        }
         for attack in (row.attack_config for row in bench.rows if row.attack_config is not None):
             facts = attack.facts(True)
-            assert "rand" not in attack.label or (attack.kind, attack.version, facts["iterations"], facts["eot"]) == ("autoattack", "rand", 100, 20), (
-                attack.label
-            )
+            assert "rand" not in attack.label or (attack.kind, attack.version, facts["iterations"], facts["eot"]) == (
+                "autoattack",
+                "rand",
+                100,
+                20,
+            ), attack.label
 
 
 def test_sweeps_of_the_reference_are_of_at_most_ten_evaluations():
@@ -111,7 +120,10 @@ def test_the_readme_has_the_numbers_of_the_summaries():
 def test_the_card_is_of_the_packaged_weights(test_images):
     card = json.loads((RESULTS.parent / "cards" / "cifar10-small" / "card.json").read_text())
     model = load_score_model("cifar10-small")
-    assert card["weights"] == fingerprint_model(model, json.dumps(settings_of(model))) and card["provenance"] == model.metadata
+    assert (
+        card["weights"] == fingerprint_model(model, json.dumps(settings_of(model)))
+        and card["provenance"] == model.metadata
+    )
     assert card["file_bytes"] == packaged_score_models()["cifar10-small"].stat().st_size
     text = (RESULTS.parent / "cards" / "cifar10-small" / "README.md").read_text()
     assert card["notes"] and all(f"- {note}" in text for note in card["notes"])

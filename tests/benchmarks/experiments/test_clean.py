@@ -44,7 +44,9 @@ def test_sizes(tmp_path, monkeypatch, capsys):
     odd = tmp_path / "odd.png"
     Image.fromarray(np.zeros((30, 41), dtype=np.uint8)).save(odd)
     assert run(monkeypatch, odd, "--out", tmp_path / "x", "--steps", 2) == 2
-    assert "41 x 30; the network takes widths and heights that are multiples of 4: use --resize" in capsys.readouterr().err
+    assert (
+        "41 x 30; the network takes widths and heights that are multiples of 4: use --resize" in capsys.readouterr().err
+    )
     assert not (tmp_path / "x").exists()
     assert run(monkeypatch, odd, "--out", tmp_path / "x", "--steps", 2, "--resize") == 0
     assert Image.open(tmp_path / "x" / "odd.png").size == (28, 28)

@@ -58,7 +58,13 @@ def defended(point):
 
 def per_image(folder, attack):
     lines = [json.loads(line) for line in (folder / "images.jsonl").read_text().splitlines()]
-    return np.array([np.equal(li["predictions"], li["label"]).mean() for li in lines if (li["model"], li["attack"]) == ("defended", attack)])
+    return np.array(
+        [
+            np.equal(li["predictions"], li["label"]).mean()
+            for li in lines
+            if (li["model"], li["attack"]) == ("defended", attack)
+        ]
+    )
 
 
 def test_the_table_says_what_was_measured(folder):
@@ -77,8 +83,12 @@ def test_the_table_says_what_was_measured(folder):
             if point["name"] == "uniform":
                 assert row["paired"] is None and cell == "-"
                 continue
-            difference = paired_difference(per_image(folder / point["folder"], row["attack"]), per_image(folder / "uniform", row["attack"]))
-            assert cell.startswith(f"{100 * difference.value:+.1f} [") and row["paired"]["ci95"] == pytest.approx(difference.ci95)
+            difference = paired_difference(
+                per_image(folder / point["folder"], row["attack"]), per_image(folder / "uniform", row["attack"])
+            )
+            assert cell.startswith(f"{100 * difference.value:+.1f} [") and row["paired"]["ci95"] == pytest.approx(
+                difference.ci95
+            )
 
 
 def test_schemes_are_the_purifiers_that_were_asked_for(folder):
@@ -112,24 +122,37 @@ def test_unequal_evaluations_are_refused_with_what_each_needs(tmp_path, monkeypa
     assert error.rstrip().endswith("\n  short: 2\n  long: 6\n  srk: 6") and not out.exists()
     assert run(monkeypatch, *command, "--unequal") == 0
     printed = capsys.readouterr()
-    assert "short" in printed.out and "6 NFE" in printed.out and f"as a Markdown table: {out / 'compare.md'}" in printed.err
+    assert (
+        "short" in printed.out
+        and "6 NFE" in printed.out
+        and f"as a Markdown table: {out / 'compare.md'}" in printed.err
+    )
     table = (out / "compare.md").read_text()
-    assert all(f"\n| {name} | {evaluations} | " in table for name, evaluations in (("short", 2), ("long", 6), ("srk", 6)))
+    assert all(
+        f"\n| {name} | {evaluations} | " in table for name, evaluations in (("short", 2), ("long", 6), ("srk", 6))
+    )
     assert table.count("| - | - | - | - | - |\n") == 3
 
 
 def test_a_configuration_allows_unequal_evaluations(tmp_path, monkeypatch):
     """And the stored one does so still."""
-    config, out = write(tmp_path / "c.yaml", {"short": {"steps": 2}, "long": {"steps": 3}}, attacks=[], unequal=True), tmp_path / "out"
+    config, out = (
+        write(tmp_path / "c.yaml", {"short": {"steps": 2}, "long": {"steps": 3}}, attacks=[], unequal=True),
+        tmp_path / "out",
+    )
     assert run(monkeypatch, "compare", config, "--out", out, "--device", "cpu", "--reference", "long") == 0
     assert load_compare(str(out / "config.yaml")).unequal
     result = json.loads((out / "compare.json").read_text())
-    assert result["reference"] == "long" and [defended(point)["none"]["paired"] is None for point in result["points"]] == [False, True]
+    assert result["reference"] == "long" and [
+        defended(point)["none"]["paired"] is None for point in result["points"]
+    ] == [False, True]
     with pytest.raises(ConfigError, match="unequal: expected true or false, got 'yes'"):
         load_compare(str(config), ["unequal='yes'"])
 
 
-@pytest.mark.parametrize(("load", "name"), [(load_compare, "compare"), (load_compare, "compare_few_steps"), (load_sweep, "sweep")])
+@pytest.mark.parametrize(
+    ("load", "name"), [(load_compare, "compare"), (load_compare, "compare_few_steps"), (load_sweep, "sweep")]
+)
 def test_packaged_points_can_be_run(load, name):
     """Every scheme is built, purifies an image, and needs as many network evaluations as the configuration asks."""
     plan = load(f"fashion-mnist/{name}", ["data.images=1", "draws=1"])
@@ -140,7 +163,11 @@ def test_packaged_points_can_be_run(load, name):
 def test_a_scheme_changes_the_section_or_replaces_it(tmp_path):
     """Keys of another scheme mean nothing to this one, and options of another solver nothing to that solver."""
     purifier = {"t_star": 0.1, "solver": {"name": "a", "order": 2}}
-    schemes = {"same": {"scheme": "diffpure", "steps": 5}, "solver": {"solver": {"name": "b", "rho": 7}}, "other": {"scheme": "one_shot", "t_star": 0.2}}
+    schemes = {
+        "same": {"scheme": "diffpure", "steps": 5},
+        "solver": {"solver": {"name": "b", "rho": 7}},
+        "other": {"scheme": "one_shot", "t_star": 0.2},
+    }
     plan = load_compare(str(write(tmp_path / "c.yaml", schemes, purifier=purifier)))
     assert {point.name: point.values["purifier"] for point in plan.points} == {
         "same": purifier | {"scheme": "diffpure", "steps": 5},
@@ -153,7 +180,11 @@ def test_a_scheme_changes_the_section_or_replaces_it(tmp_path):
 
 def test_overrides_reach_schemes(config):
     plan = load_compare(str(config), ["schemes.uniform.steps=9", "purifier.t_star=0.2"])
-    assert [(p.settings.purifier.steps, p.settings.purifier.t_star) for p in plan.points] == [(9, 0.2), (3, 0.2), (3, 0.2)]
+    assert [(p.settings.purifier.steps, p.settings.purifier.t_star) for p in plan.points] == [
+        (9, 0.2),
+        (3, 0.2),
+        (3, 0.2),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -162,7 +193,10 @@ def test_overrides_reach_schemes(config):
         (None, "schemes: expected a mapping from two or more names"),
         (["a", "b"], "schemes: expected a mapping from two or more names"),
         ({"a": {}}, "schemes: expected a mapping from two or more names"),
-        ({"a": {}, "b": None}, "schemes.b: expected a mapping of changes to the purifier's section, {} for none, got None"),
+        (
+            {"a": {}, "b": None},
+            "schemes.b: expected a mapping of changes to the purifier's section, {} for none, got None",
+        ),
         ({"a": {}, "b": "heun"}, "schemes.b: expected a mapping"),
         ({"a": {}, "../b": {}}, "schemes: '../b' is to be a folder's name"),
         ({"a": {}, "compare.json": {}}, "schemes: 'compare.json' is to be a folder's name"),

@@ -26,7 +26,14 @@ TINY = {
     "attacks": [
         {"kind": "pgd", "threat": LINF, "steps": 6, "eot": 2},
         {"kind": "square", "threat": LINF, "queries": 160, "models": ["undefended"]},
-        {"kind": "autoattack", "threat": LINF, "version": "custom", "attacks": ["apgd-ce"], "iterations": 4, "models": ["undefended"]},
+        {
+            "kind": "autoattack",
+            "threat": LINF,
+            "version": "custom",
+            "attacks": ["apgd-ce"],
+            "iterations": 4,
+            "models": ["undefended"],
+        },
     ],
 }
 
@@ -49,11 +56,15 @@ def test_the_estimate_is_what_the_run_costs(bench):
             estimated = rows[row.model_name, row.attack_name]
             cost = (estimated.forward * 4, estimated.backward * 4, estimated.network_evaluations * 4)
             assert cost == (done.attack_cost.forward, done.attack_cost.backward, done.network_evaluations)
-    assert rows["undefended", "square"].forward == pytest.approx(160, rel=0.05) and rows["undefended", "square"].backward == 0
+    assert (
+        rows["undefended", "square"].forward == pytest.approx(160, rel=0.05)
+        and rows["undefended", "square"].backward == 0
+    )
     assert all(row.fixed >= 0 and row.variable >= 0 and row.seconds > 0 for row in rows.values())
 
 
-ROWS = (RowCost("defended", "none", 0.5, 0.0, 0, 0, 0), RowCost("defended", "pgd", 0.5, 9.0, 12, 12, 0))  # 10 seconds an image
+# 10 seconds an image
+ROWS = (RowCost("defended", "none", 0.5, 0.0, 0, 0, 0), RowCost("defended", "pgd", 0.5, 9.0, 12, 12, 0))
 SETTINGS = config.validate(BenchConfig, TINY | {"data": {"name": "fashion-mnist-embedded", "images": 100}})
 
 
@@ -79,7 +90,10 @@ def test_images_are_reduced_first(budget, spent, images, steps, estimated):
 
 def test_a_time_that_nothing_fits_in():
     """The least is 16 images, 1 second each and a tenth of 9, over the safety of 0.9."""
-    with pytest.raises(ConfigError, match="16 images and a tenth of the attacks' iterations take about 34 s, more than 30 s; give that much"):
+    with pytest.raises(
+        ConfigError,
+        match="16 images and a tenth of the attacks' iterations take about 34 s, more than 30 s; give that much",
+    ):
         fit(SETTINGS, CostEstimate(ROWS, 100, 0), 30)
     assert fit(SETTINGS, CostEstimate(ROWS, 100, 0), 34)[0].attacks[0].steps == 1
 
@@ -114,22 +128,34 @@ def test_estimate_prints_and_stops(file, tmp_path, monkeypatch, capsys):
     assert run(monkeypatch, "bench", file, "--estimate", "--out", out, "--device", "cpu") == 0
     printed = capsys.readouterr().out
     assert "for 20 images and 2 draws" in printed and "MiB" in printed
-    (line,) = [line.split() for line in printed.splitlines() if "defended" in line and "pgd" in line and "undefended" not in line]
-    assert line[:5] == ["defended", "pgd", "240", "240", "1040"]  # 20 images, 6 steps, EOT 2; 2 network evaluations, twice; 2 draws
+    (line,) = [
+        line.split()
+        for line in printed.splitlines()
+        if "defended" in line and "pgd" in line and "undefended" not in line
+    ]
+    # 20 images, 6 steps, EOT 2; 2 network evaluations, twice; 2 draws
+    assert line[:5] == ["defended", "pgd", "240", "240", "1040"]
     assert not out.exists()
 
 
 def test_a_budget_reduces_and_says_so(file, tmp_path, monkeypatch, capsys):
-    """A made-up estimate of 1 second an image: 20 images into 20 seconds go as 17 or fewer, some of the time being gone."""
+    """A made-up estimate of 1 second an image: 20 images into 20 seconds go as 17 or fewer, some of the time being
+    gone.
+    """
     out = tmp_path / "out"
     made = CostEstimate((RowCost("defended", "pgd", 0.5, 0.5, 0, 0, 0),), 20, 100)
     monkeypatch.setattr(cost_estimate, "estimate", lambda *_: made)
     assert run(monkeypatch, "bench", file, "--budget", "20s", "--out", out, "--device", "cpu") == 0
     summary = json.loads((out / "summary.json").read_text())
     assert 16 <= summary["images"] <= 18
-    assert summary["budget"]["seconds"] == 20 and summary["budget"]["reduced"] == {"data.images": [20, summary["images"]]}
+    assert summary["budget"]["seconds"] == 20 and summary["budget"]["reduced"] == {
+        "data.images": [20, summary["images"]]
+    }
     printed = capsys.readouterr()
-    assert f"data.images: 20 -> {summary['images']}" in printed.err and f"data.images: 20 -> {summary['images']}" in printed.out
+    assert (
+        f"data.images: 20 -> {summary['images']}" in printed.err
+        and f"data.images: 20 -> {summary['images']}" in printed.out
+    )
     assert f"| {summary['images']} (reduced by --budget) |" in markdown.runs_table([summary])
     assert yaml.safe_load((out / "config.yaml").read_text())["data"]["images"] == summary["images"]
     assert run(monkeypatch, "bench", out / "config.yaml", "--out", out, "--resume", "--device", "cpu") == 0
@@ -153,12 +179,29 @@ def test_options_that_do_not_go_together(arguments, message, file, monkeypatch, 
 @pytest.mark.parametrize("seconds", [59.0, 61.0])
 def test_a_long_run_says_so_at_its_start(seconds, file, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cost_estimate, "rough_seconds", lambda _: seconds)
-    assert run(monkeypatch, "bench", file, "--out", tmp_path / "out", "--set", "attacks=[]", "--set", "data.images=2", "--device", "cpu") == 0
+    assert (
+        run(
+            monkeypatch,
+            "bench",
+            file,
+            "--out",
+            tmp_path / "out",
+            "--set",
+            "attacks=[]",
+            "--set",
+            "data.images=2",
+            "--device",
+            "cpu",
+        )
+        == 0
+    )
     assert ("about 61 s in all" in capsys.readouterr().err) == (seconds > 60)
 
 
 def test_the_rough_count_follows_the_settings(bench, monkeypatch):
-    """With every call at 1 ms: draws, plus the attack's forward evaluations and three more for each that is differentiated."""
+    """With every call at 1 ms: draws, plus the attack's forward evaluations and three more for each that is
+    differentiated.
+    """
     monkeypatch.setattr(cost_estimate, "_seconds_of_call", lambda *_: 1e-3)
     undefended = 2 + (2 + 6 * 4) + (2 + 160) + (2 + 4 * 4)
     defended = 2 + (2 + 6 * 2 * 4)

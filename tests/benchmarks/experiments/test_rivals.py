@@ -29,16 +29,41 @@ CONFIG = {
 
 def test_the_contest(tmp_path, monkeypatch, capsys):
     (tmp_path / "bench.yaml").write_text(yaml.safe_dump(CONFIG))
-    options = ["--images", "3", "--iterations", "3", "--eot", "2", "--queries", "80", "--out", str(tmp_path / "out"), "--device", "cpu"]
+    options = [
+        "--images",
+        "3",
+        "--iterations",
+        "3",
+        "--eot",
+        "2",
+        "--queries",
+        "80",
+        "--out",
+        str(tmp_path / "out"),
+        "--device",
+        "cpu",
+    ]
     monkeypatch.setattr("sys.argv", ["purify", "rivals", str(tmp_path / "bench.yaml"), *options])
     monkeypatch.setattr(rivals, "PARTS", ("apgd-ce", "square"))
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     assert stopped.value.code == 0
     result = json.loads((tmp_path / "out" / "rivals.json").read_text())
-    assert (result["images"], result["threat"], result["iterations"], result["eot"], result["draws"]) == (3, "Linf 0.1", 3, 2, 2)
+    assert (result["images"], result["threat"], result["iterations"], result["eot"], result["draws"]) == (
+        3,
+        "Linf 0.1",
+        3,
+        2,
+        2,
+    )
     official = f"pyautoattack {version('pyautoattack')}"
-    expected = [("PGD", "ours"), ("APGD-CE", "ours"), ("EOT-AutoAttack", "ours"), ("APGD-CE", official), ("AutoAttack", official)]
+    expected = [
+        ("PGD", "ours"),
+        ("APGD-CE", "ours"),
+        ("EOT-AutoAttack", "ours"),
+        ("APGD-CE", official),
+        ("AutoAttack", official),
+    ]
     for model in ("undefended", "defended"):
         assert [(r["attack"], r["package"]) for r in result["results"] if r["model"] == model] == expected
     rows = {(r["model"], r["attack"], r["package"]): r for r in result["results"]}
@@ -47,10 +72,14 @@ def test_the_contest(tmp_path, monkeypatch, capsys):
     assert rows["defended", "AutoAttack", official]["own_verdict"] is not None
     pairs = {(p["model"], p["ours"], p["theirs"]): p for p in result["paired"]}
     against = [("PGD", "APGD-CE"), ("APGD-CE", "APGD-CE"), ("EOT-AutoAttack", "AutoAttack")]
-    assert set(pairs) == {(model, ours, f"{theirs} of {official}") for model in ("undefended", "defended") for ours, theirs in against}
+    assert set(pairs) == {
+        (model, ours, f"{theirs} of {official}") for model in ("undefended", "defended") for ours, theirs in against
+    }
     for (model, ours, theirs), pair in pairs.items():
         name, package = theirs.split(" of ")
-        assert pair["value"] == pytest.approx(rows[model, ours, "ours"]["single"]["value"] - rows[model, name, package]["single"]["value"])
+        assert pair["value"] == pytest.approx(
+            rows[model, ours, "ours"]["single"]["value"] - rows[model, name, package]["single"]["value"]
+        )
     assert "ours minus theirs" in capsys.readouterr().out
 
 
@@ -87,7 +116,9 @@ Y = ((X - 0.5).sum((1, 2, 3)) < 0).long()
 
 
 def stand_in_torchattacks(calls):
-    """What the adapter uses of the package, by its documented signature: EOTPGD(model, eps, alpha, steps, eot_iter) and PGDL2(model, eps, alpha, steps)."""
+    """What the adapter uses of the package, by its documented signature: EOTPGD(model, eps, alpha, steps, eot_iter) and
+    PGDL2(model, eps, alpha, steps).
+    """
 
     def attack(name):
         def make(model, eps, alpha, steps, eot_iter=1):
@@ -121,7 +152,9 @@ def test_torchattacks_adapter(monkeypatch):
     used = torch.cat(model.seen[:15])
     assert len(used.unique()) == len(used)  # every call draws anew
     state = torch.get_rng_state()
-    assert torch.equal(Torchattacks(threat, 5, 3)(Drawn(), X, Y, keys), x_adv) and torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(Torchattacks(threat, 5, 3)(Drawn(), X, Y, keys), x_adv) and torch.equal(
+        torch.get_rng_state(), state
+    )
     Torchattacks(L2(0.5), 5, 3)(model, X, Y, keys)
     assert calls[-1][0] == "PGDL2"
 
@@ -137,7 +170,11 @@ def test_foolbox_adapter(monkeypatch):
     def attack(name):
         def make(steps, abs_stepsize):
             made.update(name=name, steps=steps, step=abs_stepsize)
-            return lambda model, x, y, epsilons: (None, x + epsilons * torch.sign(0.5 - Y.float())[:, None, None, None] * (-1 + 0 * model(x)[0, 0]), None)
+            return lambda model, x, y, epsilons: (
+                None,
+                x + epsilons * torch.sign(0.5 - Y.float())[:, None, None, None] * (-1 + 0 * model(x)[0, 0]),
+                None,
+            )
 
         return make
 
@@ -149,7 +186,10 @@ def test_foolbox_adapter(monkeypatch):
     monkeypatch.setitem(sys.modules, "foolbox", foolbox)
     model = Drawn()
     x_adv = Foolbox(Linf(0.1), 4, 2)(model, X, Y, torch.arange(4))
-    assert made == {"n_steps": 2, "name": "LinfPGD", "steps": 4, "step": pytest.approx(2.5 * 0.1 / 4)} and len(model.seen) == 2
+    assert (
+        made == {"n_steps": 2, "name": "LinfPGD", "steps": 4, "step": pytest.approx(2.5 * 0.1 / 4)}
+        and len(model.seen) == 2
+    )
     torch.testing.assert_close(x_adv, PGD(Linf(0.1), 4)(model, X, Y))
     Foolbox(L2(0.5), 4, 1)(model, X, Y)
     assert made["name"] == "L2PGD" and len(model.seen) == 2 + 4 + 1
@@ -161,7 +201,9 @@ def test_packages_take_part_where_they_are_installed(monkeypatch):
     from benchmarks.experiments.rivals import Rivals
 
     known = version
-    monkeypatch.setattr(rivals, "version", lambda package: {"torchattacks": "3.5.1", "foolbox": "3.3.4"}.get(package) or known(package))
+    monkeypatch.setattr(
+        rivals, "version", lambda package: {"torchattacks": "3.5.1", "foolbox": "3.3.4"}.get(package) or known(package)
+    )
     contest = Rivals(validate(BenchConfig, CONFIG), torch.device("cpu"))
     names = [contestant.package for contestant in contest.contestants[True] if contestant.name == "PGD"]
     assert names == ["ours", "torchattacks 3.5.1", "foolbox 3.3.4"]

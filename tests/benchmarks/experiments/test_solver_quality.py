@@ -1,4 +1,6 @@
-"""Quality for each network evaluation, on the packaged network: few steps of a good solver classify as many Euler steps do."""
+"""Quality for each network evaluation, on the packaged network: few steps of a good solver classify as many Euler steps
+do.
+"""
 
 import pytest
 import torch
@@ -28,7 +30,12 @@ def accuracy():
 
     @torch.no_grad()
     def measure(steps, **options):
-        return (DefendedClassifier(DiffPure(score, T_STAR, steps, **options), classifier)(x, keys).argmax(1) == y).double().mean().item()
+        return (
+            (DefendedClassifier(DiffPure(score, T_STAR, steps, **options), classifier)(x, keys).argmax(1) == y)
+            .double()
+            .mean()
+            .item()
+        )
 
     return measure
 

@@ -51,14 +51,20 @@ def images_of(folder):
     """(model, attack) -> accuracy of every image, from images.jsonl."""
     lines = [json.loads(line) for line in (folder / "images.jsonl").read_text().splitlines()]
     names = dict.fromkeys((line["model"], line["attack"]) for line in lines)
-    right = {name: [np.equal(li["predictions"], li["label"]).mean() for li in lines if (li["model"], li["attack"]) == name] for name in names}
+    right = {
+        name: [np.equal(li["predictions"], li["label"]).mean() for li in lines if (li["model"], li["attack"]) == name]
+        for name in names
+    }
     return {name: np.array(values) for name, values in right.items()}
 
 
 def without_time(points):
     """Of the points of a sweep.json, what depends neither on the day nor on the other points."""
     facts = [{key: value for key, value in point.items() if key not in ("seconds", "results")} for point in points]
-    rows = [[{key: row[key] for key in row if key not in ("seconds_per_image", "pareto")} for row in point["results"]] for point in points]
+    rows = [
+        [{key: row[key] for key in row if key not in ("seconds_per_image", "pareto")} for row in point["results"]]
+        for point in points
+    ]
     return facts, rows
 
 
@@ -107,7 +113,22 @@ def test_every_point_is_the_bench_run_of_its_values(folder, result, tmp_path, mo
     assert [point["name"] for point in result["points"]] == NAMES == [point["folder"] for point in result["points"]]
     assert result["complete"] and result["schema"] == 1 and result["reference"] == NAMES[0]
     plain, out = write(tmp_path / "plain.yaml"), tmp_path / "out"
-    assert run(monkeypatch, "bench", plain, "--set", "purifier.t_star=0.15", "--set", "purifier.steps=2", "--out", out, "--device", "cpu") == 0
+    assert (
+        run(
+            monkeypatch,
+            "bench",
+            plain,
+            "--set",
+            "purifier.t_star=0.15",
+            "--set",
+            "purifier.steps=2",
+            "--out",
+            out,
+            "--device",
+            "cpu",
+        )
+        == 0
+    )
     for name in ("config.yaml", "images.jsonl"):
         assert (out / name).read_text() == (folder / NAMES[3] / name).read_text()
     summary = json.loads((out / "summary.json").read_text())
@@ -139,7 +160,9 @@ def test_differences_are_paired_by_image(folder, result):
 
 def test_pareto_rows_are_those_that_no_cheaper_point_beats(result):
     for attack in ("none", "pgd"):
-        rows = [next(r for r in p["results"] if (r["model"], r["attack"]) == ("defended", attack)) for p in result["points"]]
+        rows = [
+            next(r for r in p["results"] if (r["model"], r["attack"]) == ("defended", attack)) for p in result["points"]
+        ]
         pairs = [(p["network_evaluations"], r["single"]["value"]) for p, r in zip(result["points"], rows, strict=True)]
         for (cost, value), row in zip(pairs, rows, strict=True):
             assert row["pareto"] == (not any((c <= cost and v > value) or (c < cost and v >= value) for c, v in pairs))
@@ -159,7 +182,9 @@ def test_figures_and_table(folder, result):
         with Image.open(folder / name) as image:
             assert image.size[0] > image.size[1] > 300 and len(image.convert("L").getcolors()) > 50
     lines = (folder / "sweep.md").read_text().splitlines()
-    assert lines[0].startswith("| point | NFE |") and all(any(line.startswith(f"| {point['name']} |") for line in lines) for point in result["points"])
+    assert lines[0].startswith("| point | NFE |") and all(
+        any(line.startswith(f"| {point['name']} |") for line in lines) for point in result["points"]
+    )
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(sweep_table(result))
     text = console.export_text()
@@ -206,15 +231,33 @@ def test_equal_costs_keep_near_their_place():
 
 
 def test_rows_of_other_attacks_are_marked_and_have_a_front_of_their_own(tmp_path):
-    plan = load_sweep(str(write(tmp_path / "c.yaml")), over=["attacks.0.threat.epsilon=0.1,0.02", "attacks.0.steps=1,2"])
+    plan = load_sweep(
+        str(write(tmp_path / "c.yaml")), over=["attacks.0.threat.epsilon=0.1,0.02", "attacks.0.steps=1,2"]
+    )
     result = Sweep(plan, torch.device("cpu")).run(tmp_path, lambda _: None)
-    rows = [{row["attack"]: row for row in point["results"] if row["model"] == "defended"} for point in result["points"]]
-    assert [row["pgd"]["note"] for row in rows] == [None, "another attack", "another threat", "another threat, another attack"]
+    rows = [
+        {row["attack"]: row for row in point["results"] if row["model"] == "defended"} for point in result["points"]
+    ]
+    assert [row["pgd"]["note"] for row in rows] == [
+        None,
+        "another attack",
+        "another threat",
+        "another threat, another attack",
+    ]
     assert all(row["none"]["note"] is None for row in rows) and all(row["pgd"]["paired"] for row in rows[1:])
     assert all(row["pgd"]["pareto"] for row in rows)  # at equal cost, the strongest would lose to the weakest
     assert [row["pgd"]["settings"]["steps"] for row in rows] == [1, 2, 1, 2]
     difference = list(sweep_table(result).columns[-1].cells)
-    assert [cell.split("]")[-1] for cell in difference] == ["-", "-", "", "\nanother attack", "", "\nanother threat", "", "\nanother threat\nanother attack"]
+    assert [cell.split("]")[-1] for cell in difference] == [
+        "-",
+        "-",
+        "",
+        "\nanother attack",
+        "",
+        "\nanother threat",
+        "",
+        "\nanother threat\nanother attack",
+    ]
 
 
 def test_report_prints_the_table_again(folder, tmp_path, monkeypatch, capsys):
@@ -249,10 +292,17 @@ def test_points_of_different_images_are_not_paired(tmp_path):
 
 
 def test_a_fraction_is_swept_as_the_number_that_it_is(tmp_path):
-    plan = load_sweep(str(write(tmp_path / "c.yaml")), over=["attacks.0.threat.epsilon=8/255,0.1", "classifier=fashion-mnist"])
-    assert [point.name for point in plan.points] == ["epsilon=8-255,classifier=fashion-mnist", "epsilon=0.1,classifier=fashion-mnist"]
+    plan = load_sweep(
+        str(write(tmp_path / "c.yaml")), over=["attacks.0.threat.epsilon=8/255,0.1", "classifier=fashion-mnist"]
+    )
+    assert [point.name for point in plan.points] == [
+        "epsilon=8-255,classifier=fashion-mnist",
+        "epsilon=0.1,classifier=fashion-mnist",
+    ]
     result = Sweep(plan, torch.device("cpu")).result([Outcome(), Outcome()])
-    expected = [{"attacks.0.threat.epsilon": pytest.approx(value), "classifier": "fashion-mnist"} for value in (8 / 255, 0.1)]
+    expected = [
+        {"attacks.0.threat.epsilon": pytest.approx(value), "classifier": "fashion-mnist"} for value in (8 / 255, 0.1)
+    ]
     assert [point["changes"] for point in result["points"]] == expected
 
 
@@ -261,9 +311,14 @@ def test_a_fraction_is_swept_as_the_number_that_it_is(tmp_path):
 
 def test_section_and_options_say_the_same(swept, tmp_path):
     plain = write(tmp_path / "plain.yaml")
-    given, asked = load_sweep(str(swept)), load_sweep(str(plain), over=["purifier.t_star=0.05,0.15", "purifier.steps=1,2"])
+    given, asked = (
+        load_sweep(str(swept)),
+        load_sweep(str(plain), over=["purifier.t_star=0.05,0.15", "purifier.steps=1,2"]),
+    )
     assert given.points == asked.points and [point.name for point in asked.points] == NAMES
-    assert given.points[1].settings == config.load(bench_module.BenchConfig, str(plain), ["purifier.t_star=0.05", "purifier.steps=2"])
+    assert given.points[1].settings == config.load(
+        bench_module.BenchConfig, str(plain), ["purifier.t_star=0.05", "purifier.steps=2"]
+    )
 
 
 def test_zip_walks_lists_together(swept, tmp_path):
@@ -273,12 +328,19 @@ def test_zip_walks_lists_together(swept, tmp_path):
 
 
 def test_an_option_replaces_the_values_of_a_key(swept):
-    assert [p.name for p in load_sweep(str(swept), over=["purifier.t_star=0.2"]).points] == ["t_star=0.2,steps=1", "t_star=0.2,steps=2"]
+    assert [p.name for p in load_sweep(str(swept), over=["purifier.t_star=0.2"]).points] == [
+        "t_star=0.2,steps=1",
+        "t_star=0.2,steps=2",
+    ]
 
 
 def test_names_tell_keys_and_sections_apart(tmp_path):
-    plan = load_sweep(str(write(tmp_path / "c.yaml")), over=["purifier.steps=2", "attacks.0.steps=1,2", "score={name: fashion-mnist}"])
-    assert [point.name for point in plan.points] == [f"purifier.steps=2,0.steps={n},score=name-fashion-mnist" for n in (1, 2)]
+    plan = load_sweep(
+        str(write(tmp_path / "c.yaml")), over=["purifier.steps=2", "attacks.0.steps=1,2", "score={name: fashion-mnist}"]
+    )
+    assert [point.name for point in plan.points] == [
+        f"purifier.steps=2,0.steps={n},score=name-fashion-mnist" for n in (1, 2)
+    ]
     assert [point.settings.attacks[0].steps for point in plan.points] == [1, 2]
     (long,) = load_sweep(str(write(tmp_path / "c.yaml")), over=[f"data.root={'x' * 300}"]).points
     assert len(long.name) == 100
@@ -286,7 +348,9 @@ def test_names_tell_keys_and_sections_apart(tmp_path):
 
 def test_the_packaged_sweep():
     plan = load_sweep("fashion-mnist/sweep")
-    assert [(point.name, point.settings.purifier.t_star) for point in plan.points] == [(f"t_star={t}", t) for t in (0.05, 0.08, 0.11, 0.15)]
+    assert [(point.name, point.settings.purifier.t_star) for point in plan.points] == [
+        (f"t_star={t}", t) for t in (0.05, 0.08, 0.11, 0.15)
+    ]
 
 
 def test_the_stored_configuration_gives_the_same_points(swept, tmp_path):
@@ -303,7 +367,11 @@ def test_the_stored_configuration_gives_the_same_points(swept, tmp_path):
         ({"purifier.t_star": []}, [], "purifier.t_star: expected a list of one or more values, got \\[\\]"),
         ({"purifier.t_star": 0.1}, [], "purifier.t_star: expected a list of one or more values, got 0.1"),
         (AXES | {"mode": "all"}, [], "sweep.mode: expected one of grid, zip, got 'all'"),
-        ({"purifier.t_star": [0.1], "purifier.steps": [2, 3], "mode": "zip"}, [], "equal length, got 1 values of purifier.t_star, 2 values of purifier.steps"),
+        (
+            {"purifier.t_star": [0.1], "purifier.steps": [2, 3], "mode": "zip"},
+            [],
+            "equal length, got 1 values of purifier.t_star, 2 values of purifier.steps",
+        ),
         ({"purifier.t_star": [0.1, 0.10]}, [], "two points are called 't_star=0.1'"),
         ({"attacks.5.steps": [1]}, [], "sweep: attacks.5.steps: there is nothing at this key"),
         ({}, ["purifier.t_star"], "--over takes key=value,value,..., got 'purifier.t_star'"),
@@ -321,7 +389,17 @@ def test_all_refused_points_are_named_before_any_work(tmp_path, monkeypatch, cap
     """One unknown to the configuration, two refused by the purifier itself, among good ones."""
     out = tmp_path / "out"
     command = ("sweep", write(tmp_path / "c.yaml"), "--out", out, "--device", "cpu")
-    assert run(monkeypatch, *command, "--over", "purifier.t_star=0.1,2,0.05", "--over", "purifier.grid=uniform,quadratic,cubic") == 2
+    assert (
+        run(
+            monkeypatch,
+            *command,
+            "--over",
+            "purifier.t_star=0.1,2,0.05",
+            "--over",
+            "purifier.grid=uniform,quadratic,cubic",
+        )
+        == 2
+    )
     error = capsys.readouterr().err
     assert "5 of 9 points cannot be run, so none was:" in error
     assert "  t_star=2,grid=uniform, t_star=2,grid=quadratic: " in error and "got 2" in error
@@ -342,7 +420,10 @@ def test_another_sweep_is_not_overwritten_nor_mixed(folder, swept, monkeypatch, 
     assert "already holds files" in capsys.readouterr().err
     command = ("sweep", swept, "--out", folder, "--device", "cpu", "--resume")
     assert run(monkeypatch, *command, "--set", "draws=3") == 2
-    assert f"the configuration differs from {folder / 'config.yaml'} at {', '.join(NAMES)}; give the same one" in capsys.readouterr().err
+    assert (
+        f"the configuration differs from {folder / 'config.yaml'} at {', '.join(NAMES)}; give the same one"
+        in capsys.readouterr().err
+    )
     assert run(monkeypatch, *command, "--over", "purifier.steps=1") == 2
     assert f"at {NAMES[1]}, {NAMES[3]};" in capsys.readouterr().err
     assert run(monkeypatch, "sweep", swept, "--out", folder / NAMES[0], "--device", "cpu", "--resume") == 2
@@ -353,7 +434,9 @@ def test_another_sweep_is_not_overwritten_nor_mixed(folder, swept, monkeypatch, 
 
 
 def test_an_interrupted_sweep_goes_on_with_what_it_has(swept, result, tmp_path, monkeypatch, capsys, batches):
-    """Stopped in the second of two points: nothing is measured twice, and the numbers are those of the same points of the other sweep."""
+    """Stopped in the second of two points: nothing is measured twice, and the numbers are those of the same points of
+    the other sweep.
+    """
     out = tmp_path / "out"
     command = ("sweep", swept, "--zip", "--out", out, "--device", "cpu")
     batches.stop_at = BATCHES + 3

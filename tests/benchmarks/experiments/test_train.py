@@ -61,7 +61,10 @@ def test_score_network(tmp_path, monkeypatch, capsys):
     assert model.metadata["quality"] == quality
     assert model.metadata["config"]["network"] == SCORE["network"] and model.metadata["images_seen"] == 128
     assert model.image_shape == (1, 28, 28)
-    assert all((out / "card" / name).stat().st_size > 5000 for name in ("samples.png", "denoised.png", "purified.png", "denoising.png"))
+    assert all(
+        (out / "card" / name).stat().st_size > 5000
+        for name in ("samples.png", "denoised.png", "purified.png", "denoising.png")
+    )
     last = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
     assert last["step"] == 8 and last["loss"] > 0
 
@@ -82,13 +85,18 @@ EDM = {
 
 
 def test_score_network_in_edms_way(tmp_path, monkeypatch, capsys):
-    """Another process, parametrisation, noise sampling and weighting: all of it is in the file, and measured at the noise levels of the VP times."""
+    """Another process, parametrisation, noise sampling and weighting: all of it is in the file, and measured at the
+    noise levels of the VP times.
+    """
     out = tmp_path / "out"
     assert run(monkeypatch, write(tmp_path / "c.yaml", SCORE | EDM), "--out", out) == 0
     quality = json.loads(capsys.readouterr().out)
     model = load_score_model(out / "tiny.score.safetensors", check=False)
     assert (model.schedule, model.prediction, model.sigma_data, model.t_max) == (schedules.EDM(), "edm", 0.7, 80.0)
-    assert all((out / "card" / name).stat().st_size > 5000 for name in ("samples.png", "denoised.png", "purified.png", "denoising.png"))
+    assert all(
+        (out / "card" / name).stat().st_size > 5000
+        for name in ("samples.png", "denoised.png", "purified.png", "denoising.png")
+    )
     loss = json.loads((out / "log.jsonl").read_text().splitlines()[-1])["loss"]
     assert 0.5 < loss < 2  # about 1 before anything is learned
     x0 = datasets.load("fashion-mnist-embedded").images.float() / 127.5 - 1
@@ -105,7 +113,9 @@ def prepared(values):
 
 
 def test_the_measured_error_is_in_pixels_of_minus_one_to_one():
-    """With images and sigma_data three times as large it is the same, for an untrained network: its F is zero, and c_skip has no unit."""
+    """With images and sigma_data three times as large it is the same, for an untrained network: its F is zero, and
+    c_skip has no unit.
+    """
     errors = []
     for high in (1.0, 3.0):
         training = prepared(SCORE | EDM | {"model": {"value_range": [-high, high], "sigma_data": 0.7 * high}})
@@ -114,14 +124,18 @@ def test_the_measured_error_is_in_pixels_of_minus_one_to_one():
 
 
 def test_adversarial_training_starts_from_trained_weights(tmp_path, monkeypatch, capsys):
-    """ADDT from a file: a step at no learning rate leaves its weights, up to the half precision of the file; steps move them."""
+    """ADDT from a file: a step at no learning rate leaves its weights, up to the half precision of the file; steps move
+    them.
+    """
     start, file = prepared(SCORE).trainer, tmp_path / "start.score.safetensors"
     start.run()
     start.average.metadata = {"steps": 8}
     save_score_model(file, start.average, SCORE["architecture"], SCORE["network"])
     objective = {"addt": {"classifier": {"name": "fashion-mnist"}, "rounds": 1}}
     again = SCORE | {"init": str(file), "objective": objective, "notes": ["trained twice"]}
-    still = prepared(again | {"training": SCORE["training"] | {"steps": 1, "learning_rate": 1e-12, "ema_decay": 0.0}}).trainer
+    still = prepared(
+        again | {"training": SCORE["training"] | {"steps": 1, "learning_rate": 1e-12, "ema_decay": 0.0}}
+    ).trainer
     still.run()
     for ours, theirs in zip(still.average.parameters(), start.average.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
@@ -136,7 +150,10 @@ def test_adversarial_training_starts_from_trained_weights(tmp_path, monkeypatch,
 
 def test_a_classifier_starts_from_trained_weights():
     packaged = load_classifier("fashion-mnist")
-    change = {"init": "fashion-mnist", "network": {"channels": 1, "classes": 10, "widths": [32, 64, 128], "mean": 0.2860, "std": 0.3530}}
+    change = {
+        "init": "fashion-mnist",
+        "network": {"channels": 1, "classes": 10, "widths": [32, 64, 128], "mean": 0.2860, "std": 0.3530},
+    }
     trained = prepared(CLASSIFIER | change).trainer.model
     for (name, ours), theirs in zip(trained.state_dict().items(), packaged.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs), name
@@ -158,7 +175,8 @@ name: cifar10-small
 data: {train: "npz:train_jpeg.npz+npz:train_lossless5085.npz", test: "npz:test_first1000.npz", root: null}
 architecture: small_unet
 network: {channels: 3, base_channels: 64, multipliers: [1, 2], blocks: 2, stem: 2, attention: true}
-training: {steps: 14000, batch_size: 128, learning_rate: 0.0012, warmup_steps: 200, weight_decay: 0.01, gradient_clip: 1.0, ema_decay: 0.9995,
+training: {steps: 14000, batch_size: 128, learning_rate: 0.0012, warmup_steps: 200, weight_decay: 0.01,
+  gradient_clip: 1.0, ema_decay: 0.9995,
   precision: bfloat16, seed: 0}
 schedule: {name: LinearVP, beta_min: 0.1, beta_max: 20.0}
 prediction: v
@@ -168,7 +186,15 @@ checkpoint_minutes: 3.0
 """
 
 
-@pytest.mark.parametrize("name", ["cifar10/train_score_small", "fashion-mnist/train_score", "fashion-mnist/train_score_edm", "fashion-mnist/train_score_addt"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cifar10/train_score_small",
+        "fashion-mnist/train_score",
+        "fashion-mnist/train_score_edm",
+        "fashion-mnist/train_score_addt",
+    ],
+)
 def test_presets_can_be_built(name):
     small = "data={train: fashion-mnist-embedded, test: fashion-mnist-embedded}"
     settings = configs.load(TrainConfig, name, [small, *(["network.channels=1"] if "cifar10" in name else [])])
@@ -188,7 +214,14 @@ def test_classifier(tmp_path, monkeypatch, capsys):
 
 def test_a_terminated_run_resumes_to_the_same_weights(tmp_path, monkeypatch):
     """SIGTERM in the middle of the training, then --resume, against a run that was left alone."""
-    config = write(tmp_path / "c.yaml", CLASSIFIER | {"training": CLASSIFIER["training"] | {"steps": 150, "precision": "float32"}, "checkpoint_minutes": 1e-4})
+    config = write(
+        tmp_path / "c.yaml",
+        CLASSIFIER
+        | {
+            "training": CLASSIFIER["training"] | {"steps": 150, "precision": "float32"},
+            "checkpoint_minutes": 1e-4,
+        },
+    )
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     command = [sys.executable, "-m", "purify", "train", str(config), "--out"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}  # the same sums in both
@@ -230,27 +263,54 @@ def test_a_full_disk_does_not_stop_the_training(tmp_path, monkeypatch, capsys):
     [
         (
             {"architecture": "unet"},
-            "unknown architecture 'unet'; known: ddpm, edm/EDMPrecond, edm/VEPrecond, edm/VPPrecond, guided_diffusion/unet, score_sde/ncsnpp, small_unet",
+            (
+                "unknown architecture 'unet'; known: ddpm, edm/EDMPrecond, edm/VEPrecond, edm/VPPrecond,"
+                " guided_diffusion/unet, score_sde/ncsnpp, small_unet"
+            ),
         ),
         ({"network": {"width": 3}}, "does not take this configuration"),
         ({"schedule": {"name": "cosine"}}, "unknown schedule 'cosine'"),
         ({"trainig": {}}, "unknown key 'trainig'; did you mean 'training'?"),
-        ({"data": {"train": "fashion-mnist-train", "test": "fashion-mnist-test", "root": "/nowhere"}}, "apt install dataset-fashion-mnist"),
+        (
+            {"data": {"train": "fashion-mnist-train", "test": "fashion-mnist-test", "root": "/nowhere"}},
+            "apt install dataset-fashion-mnist",
+        ),
         ({"name": "../x"}, "name: String should match pattern"),
         ({"times": {"focus": 0.0}}, "need 0 < t_min < focus"),
         ({"times": {"t_max": 2.0}}, "times.t_max=2 lies beyond the end of LinearVP"),
-        ({"times": {"distribution": "log-snr", "focus_share": 0.5}}, "focus and focus_share go with distribution: uniform, not with log-snr"),
+        (
+            {"times": {"distribution": "log-snr", "focus_share": 0.5}},
+            "focus and focus_share go with distribution: uniform, not with log-snr",
+        ),
         ({"schedule": {"name": "EDM"}}, "times.t_max is missing: the times of EDM(sigma_max=80.0) run to 80"),
-        ({"schedule": {"name": "EDM", "beta_min": 0.1}}, "schedule: EDM.__init__() got an unexpected keyword argument 'beta_min'"),
+        (
+            {"schedule": {"name": "EDM", "beta_min": 0.1}},
+            "schedule: EDM.__init__() got an unexpected keyword argument 'beta_min'",
+        ),
         ({"prediction": "edm", "model": {"time_scale": 1000.0}}, 'prediction="edm" has its own labels'),
-        ({"objective": {"weighting": "p2"}}, "objective.weighting: Input should be 'simple', 'likelihood', 'edm', 'snr' or 'min-snr'"),
-        ({"objective": {"addt": {"classifier": {"name": "fashion-mnist"}, "rounds": 0}}}, "rounds must be at least 1, got 0"),
+        (
+            {"objective": {"weighting": "p2"}},
+            "objective.weighting: Input should be 'simple', 'likelihood', 'edm', 'snr' or 'min-snr'",
+        ),
+        (
+            {"objective": {"addt": {"classifier": {"name": "fashion-mnist"}, "rounds": 0}}},
+            "rounds must be at least 1, got 0",
+        ),
         ({"objective": {"addt": {"classifier": {"name": "mnist"}}}}, "no classifier 'mnist'"),
-        ({"objective": {"addt": {"classifier": {"name": "pyautoattack:resnet18", "weights": "random"}}}}, "does not take images of fashion-mnist-embedded"),
+        (
+            {"objective": {"addt": {"classifier": {"name": "pyautoattack:resnet18", "weights": "random"}}}},
+            "does not take images of fashion-mnist-embedded",
+        ),
         ({"init": "nothing"}, "no score model 'nothing'"),
         ({"init": "fashion-mnist"}, "init: fashion-mnist: the weights do not fit the small_unet of this configuration"),
-        ({"init": "fashion-mnist", "prediction": "noise"}, "init: fashion-mnist was trained with prediction='v' and not 'noise': give this run the same"),
-        ({"task": "classifier", "objective": {"weighting": "edm"}}, "objective: for task: score, a classifier is trained without noise"),
+        (
+            {"init": "fashion-mnist", "prediction": "noise"},
+            "init: fashion-mnist was trained with prediction='v' and not 'noise': give this run the same",
+        ),
+        (
+            {"task": "classifier", "objective": {"weighting": "edm"}},
+            "objective: for task: score, a classifier is trained without noise",
+        ),
         ({"task": "classifier", "times": {"t_max": 0.5}, "prediction": "noise"}, "prediction, times: for task: score"),
     ],
 )
@@ -273,7 +333,9 @@ def test_resume_needs_a_checkpoint(tmp_path, monkeypatch, capsys):
 
 
 def test_a_diverged_run_stops_and_says_so(tmp_path, monkeypatch, capsys):
-    config = write(tmp_path / "c.yaml", SCORE | {"training": SCORE["training"] | {"learning_rate": 1e30, "gradient_clip": 1e30}})
+    config = write(
+        tmp_path / "c.yaml", SCORE | {"training": SCORE["training"] | {"learning_rate": 1e30, "gradient_clip": 1e30}}
+    )
     assert run(monkeypatch, config, "--out", tmp_path / "out") == 2
     assert "error: the loss is" in capsys.readouterr().err
     assert not (tmp_path / "out" / "checkpoint.pt").exists()
@@ -290,7 +352,9 @@ def test_fashion_mnist_from_a_folder_of_gzipped_files(tmp_path, monkeypatch):
         header = (2051).to_bytes(4, "big") + (1000).to_bytes(4, "big") + (28).to_bytes(4, "big") * 2
         (source / f"{prefix}-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + data.images.numpy().tobytes()))
         header = (2049).to_bytes(4, "big") + (1000).to_bytes(4, "big")
-        (source / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(header + data.labels.byte().numpy().tobytes()))
+        (source / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(
+            gzip.compress(header + data.labels.byte().numpy().tobytes())
+        )
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     loaded = datasets.load("fashion-mnist-train", str(source))
     assert torch.equal(loaded.images, data.images) and torch.equal(loaded.labels, data.labels)

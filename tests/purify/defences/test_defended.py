@@ -66,7 +66,10 @@ def test_predict_votes(defended):
     """predict is the plurality of single draws, keyed or not, and a tie is no label."""
     single = defended.predict(X, votes=1, keys=KEYS)
     assert single.shape == (9,) and single.dtype == torch.int64
-    assert torch.equal(defended.predict(X, votes=5, keys=KEYS), torch.cat([defended.predict(X[i : i + 1], votes=5, keys=KEYS[i : i + 1]) for i in range(9)]))
+    assert torch.equal(
+        defended.predict(X, votes=5, keys=KEYS),
+        torch.cat([defended.predict(X[i : i + 1], votes=5, keys=KEYS[i : i + 1]) for i in range(9)]),
+    )
 
     class Alternating(nn.Module):
         calls = 0
@@ -89,7 +92,9 @@ def test_copies_are_averaged_with_keys_of_their_own(defended):
     probabilities = DefendedClassifier(defended.purifier, defended.classifier, copies=3, average="probabilities")
     torch.testing.assert_close(probabilities(X, KEYS).exp(), singles.softmax(2).mean(0))
     for average in ("logits", "probabilities"):
-        assert torch.equal(DefendedClassifier(defended.purifier, defended.classifier, 1, average)(X, KEYS), defended(X, KEYS))
+        assert torch.equal(
+            DefendedClassifier(defended.purifier, defended.classifier, 1, average)(X, KEYS), defended(X, KEYS)
+        )
     torch.testing.assert_close(logits(X[2:4], KEYS[2:4]), logits(X, KEYS)[2:4], rtol=0, atol=1e-5)
     assert (logits(X) - logits(X)).abs().max() > 1e-4
     assert logits.predict(X, votes=3, keys=KEYS).shape == (9,)
@@ -100,14 +105,20 @@ def test_averages_vary_less(gaussian_score):
     purifier, classifier = DiffPure(gaussian_score(), 0.2, 1), nn.Sequential(nn.Flatten(), nn.Linear(16, 10)).double()
     x, keys = torch.rand(1, 1, 4, 4, dtype=torch.float64).expand(400, 1, 4, 4), noise_keys(0, torch.arange(400), 0)
     with torch.no_grad():
-        one, many = (DefendedClassifier(purifier, classifier, copies=copies)(x, keys).var(0).mean() for copies in (1, 8))
+        one, many = (
+            DefendedClassifier(purifier, classifier, copies=copies)(x, keys).var(0).mean() for copies in (1, 8)
+        )
     assert float(one / many) == pytest.approx(8, rel=0.2)
 
 
 @pytest.mark.parametrize("average", ["logits", "probabilities"])
 def test_gradient_through_copies_matches_finite_differences(defended, average):
     model = DefendedClassifier(defended.double().purifier, defended.classifier, copies=2, average=average)
-    x, direction, h = X.double().requires_grad_(), torch.randn(X.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2)), 1e-5
+    x, direction, h = (
+        X.double().requires_grad_(),
+        torch.randn(X.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2)),
+        1e-5,
+    )
     slope = (torch.autograd.grad(model(x, KEYS)[:, 3].sum(), x)[0] * direction).sum()
     with torch.no_grad():
         difference = (model(x + h * direction, KEYS)[:, 3] - model(x - h * direction, KEYS)[:, 3]).sum() / (2 * h)

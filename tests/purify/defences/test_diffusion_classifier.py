@@ -33,7 +33,11 @@ def classes(schedule=None, bent=0.0):
 
 
 def images(labels):
-    return (MEANS[labels].reshape(-1, 1, 1, 1) + 0.3 * torch.randn(len(labels), 1, 8, 8, generator=torch.Generator().manual_seed(0)) + 1) / 2
+    return (
+        MEANS[labels].reshape(-1, 1, 1, 1)
+        + 0.3 * torch.randn(len(labels), 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        + 1
+    ) / 2
 
 
 @pytest.mark.parametrize("schedule", [LinearVP(), EDM()], ids=["vp", "edm"])
@@ -69,7 +73,11 @@ def test_gradients():
         gradients.append(torch.autograd.grad(value, y)[0])
         assert (sum(saved) < 6 * x.numel()) == (mode == "exact")
     assert golden.relative_error(*gradients) < 1e-14
-    model, direction, h = DiffusionClassifier(score, 5), torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2)), 1e-5
+    model, direction, h = (
+        DiffusionClassifier(score, 5),
+        torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2)),
+        1e-5,
+    )
     with torch.no_grad():
         difference = ((model(x + h * direction, KEYS) - model(x - h * direction, KEYS)) * weight).sum() / (2 * h)
     torch.testing.assert_close((gradients[0] * direction).sum(), difference, rtol=1e-7, atol=0)
@@ -84,14 +92,21 @@ def test_an_image_does_not_depend_on_its_batch_and_calls_without_keys_are_random
 
 def test_the_robust_diffusion_classifier_is_keyed(gaussian_score):
     """Behind a purifier it is handed keys of its own, and not its purifier's noise."""
-    x, purifier, classifier = images(torch.arange(3)), Likelihood(gaussian_score(0.0, 0.5), 2), DiffusionClassifier(classes(), 3)
+    x, purifier, classifier = (
+        images(torch.arange(3)),
+        Likelihood(gaussian_score(0.0, 0.5), 2),
+        DiffusionClassifier(classes(), 3),
+    )
     model, keys = DefendedClassifier(purifier, classifier), KEYS[:3]
     expected = classifier(purifier(x, keys), derive_keys(keys, 0, 0, Purpose.CLASSIFIER))
     assert torch.equal(model(x, keys), expected) and torch.equal(model(x, keys), model(x, keys=keys))
     assert not torch.equal(model(x), model(x))
     y = x.clone().requires_grad_()
     torch.testing.assert_close(
-        torch.autograd.grad(model(y, keys)[:, 0].sum(), y)[0], torch.func.grad(lambda z: model(z, keys)[:, 0].sum())(x), rtol=1e-9, atol=1e-12
+        torch.autograd.grad(model(y, keys)[:, 0].sum(), y)[0],
+        torch.func.grad(lambda z: model(z, keys)[:, 0].sum())(x),
+        rtol=1e-9,
+        atol=1e-12,
     )
 
 
@@ -110,12 +125,20 @@ def test_a_trajectory_ends_in_the_keyed_classifiers_logits(gaussian_score):
 
 
 def test_a_wrapper_that_drops_keys_is_said(gaussian_score):
-    with pytest.warns(UserWarning, match="the classifier's forward has no parameter `keys`, so the DiffusionClassifier inside draws fresh noise at every call"):
+    with pytest.warns(
+        UserWarning,
+        match=(
+            "the classifier's forward has no parameter `keys`, so the DiffusionClassifier inside draws fresh noise at"
+            " every call"
+        ),
+    ):
         DefendedClassifier(DiffPure(gaussian_score(0.0, 0.5), 0.1, 2), nn.Sequential(DiffusionClassifier(classes(), 2)))
 
 
 def test_bad_arguments(unet_score):
-    with pytest.raises(ValueError, match="score must be a class-conditional score model without a class, this one has no classes"):
+    with pytest.raises(
+        ValueError, match="score must be a class-conditional score model without a class, this one has no classes"
+    ):
         DiffusionClassifier(unet_score)
     with pytest.raises(ValueError, match="this one has class 1 chosen"):
         DiffusionClassifier(classes().with_class(1))
@@ -130,7 +153,9 @@ def test_bad_arguments(unet_score):
         with pytest.raises(ValueError, match=message):
             DiffusionClassifier(classes(), **arguments)
     short = ScoreModel(Classes(LinearVP()), LinearVP(), "noise", classes=3, t_max=0.5)
-    with pytest.raises(ValueError, match=r"the last time is 0.95 in the score model's own time, beyond 0.5, .*: lower t_max=1"):
+    with pytest.raises(
+        ValueError, match=r"the last time is 0.95 in the score model's own time, beyond 0.5, .*: lower t_max=1"
+    ):
         DiffusionClassifier(short)
     model = DiffusionClassifier(classes(), 2)
     with pytest.raises(ValueError, match=r"x must be images of shape \(b, c, h, w\)"):

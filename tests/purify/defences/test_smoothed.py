@@ -13,7 +13,14 @@ from purify.noise import Stage, standard_normal
 from purify.schedules import EDM, VE, DiscreteVP, Functions, LinearVP, SubVP
 
 LATE = Functions(torch.ones_like, lambda t: 1.0 * t, t_max=2.0, t_min=0.3)
-SCHEDULES = [LinearVP(), DiscreteVP.linear(), SubVP(), VE(), EDM(), Functions(lambda t: 1 / (1 + t), lambda t: t**2, t_max=2.0)]
+SCHEDULES = [
+    LinearVP(),
+    DiscreteVP.linear(),
+    SubVP(),
+    VE(),
+    EDM(),
+    Functions(lambda t: 1 / (1 + t), lambda t: t**2, t_max=2.0),
+]
 X = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 KEYS = noise_keys(0, torch.arange(6), 0)
 
@@ -32,7 +39,10 @@ def test_a_draw_is_the_base_classifier_on_the_noisy_image():
 
 
 def test_the_noise_is_normal_with_deviation_sigma():
-    draws = Smoothed(nn.Flatten(), 0.3)(torch.full((20_000, 1, 2, 2), 0.5), keys=noise_keys(1, torch.arange(20_000), 0)) - 0.5
+    draws = (
+        Smoothed(nn.Flatten(), 0.3)(torch.full((20_000, 1, 2, 2), 0.5), keys=noise_keys(1, torch.arange(20_000), 0))
+        - 0.5
+    )
     assert draws.mean().abs() < 4 * 0.3 / math.sqrt(80_000)
     assert draws.std() == pytest.approx(0.3, rel=4 / math.sqrt(160_000))
     assert (draws > 0.3).double().mean() == pytest.approx(0.158655, abs=0.005)
@@ -44,26 +54,36 @@ def test_the_noise_is_normal_with_deviation_sigma():
 @pytest.mark.parametrize("value_range", [(-1.0, 1.0), (0.0, 1.0)])
 @pytest.mark.parametrize("sigma", [0.05, 0.5])
 def test_the_denoised_image_is_the_posterior_mean(schedule, value_range, sigma):
-    """Gaussian data on the diffusion's scale: E[x_0 | z = x_0 + c n] = (std^2 z + c^2 mean) / (std^2 + c^2), c = sigma times the width of the range."""
+    """Gaussian data on the diffusion's scale: E[x_0 | z = x_0 + c n] = (std^2 z + c^2 mean) / (std^2 + c^2), c = sigma
+    times the width of the range.
+    """
     low, high = value_range
     smoothed = DenoisedSmoothing(exact(schedule, 0.2, 0.5, value_range), nn.Flatten(), sigma)
     z, c = (X + sigma * noise()) * (high - low) + low, sigma * (high - low)
     posterior = (0.25 * z + c**2 * 0.2) / (0.25 + c**2)
-    torch.testing.assert_close(smoothed(X, keys=KEYS), ((posterior - low) / (high - low)).flatten(1), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        smoothed(X, keys=KEYS), ((posterior - low) / (high - low)).flatten(1), rtol=0, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 def test_the_noised_image_is_one_of_the_forward_process(schedule):
-    """alpha (x + sigma n) on the diffusion's scale is a draw of its marginal at t: noise-to-signal ratio 2 sigma on [-1, 1]."""
+    """alpha (x + sigma n) on the diffusion's scale is a draw of its marginal at t: noise-to-signal ratio 2 sigma on
+    [-1, 1].
+    """
     score = exact(schedule)
     t = smoothing_time(score, 0.25)
     assert schedule.sigma(t) / schedule.alpha(t) == pytest.approx(0.5, rel=1e-10)
     expected = score.to_unit(score.denoised(score.diffuse(score.from_unit(X), noise(), t), t))
-    torch.testing.assert_close(DenoisedSmoothing(score, nn.Flatten(), 0.25)(X, keys=KEYS), expected.flatten(1), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        DenoisedSmoothing(score, nn.Flatten(), 0.25)(X, keys=KEYS), expected.flatten(1), rtol=0, atol=1e-12
+    )
 
 
 def test_gradients_of_the_oracle():
-    """Each denoised pixel moves by std^2 / (std^2 + c^2) of its own pixel: the logit (w, denoised) has the gradient w times that."""
+    """Each denoised pixel moves by std^2 / (std^2 + c^2) of its own pixel: the logit (w, denoised) has the gradient w
+    times that.
+    """
     w = torch.randn(64, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     x = X.clone().requires_grad_()
     DenoisedSmoothing(exact(LinearVP()), lambda images: images.flatten(1) @ w, 0.25)(x, keys=KEYS).sum().backward()
@@ -123,13 +143,22 @@ def test_the_largest_noise_of_the_training_is_allowed():
     [
         (lambda: Smoothed(nn.Flatten(), 0.0), "sigma must be a positive number"),
         (lambda: Smoothed(nn.Flatten(), math.nan), "sigma must be a positive number"),
-        (lambda: Smoothed("classifier", 0.25), "the base classifier must be a module or a function from images to logits, got str"),
-        (lambda: DenoisedSmoothing(exact(VE()), nn.Flatten(), 0.004), "sigma=0.004 is below 0.005, the least noise of VE"),
+        (
+            lambda: Smoothed("classifier", 0.25),
+            "the base classifier must be a module or a function from images to logits, got str",
+        ),
+        (
+            lambda: DenoisedSmoothing(exact(VE()), nn.Flatten(), 0.004),
+            "sigma=0.004 is below 0.005, the least noise of VE",
+        ),
         (
             lambda: DenoisedSmoothing(exact(EDM(3.0)), nn.Flatten(), 2.0),
             r"sigma=2 is beyond 1.5, the most noise that the score network was trained on \(t_max=3\)",
         ),
-        (lambda: DenoisedSmoothing(ScoreModel(nn.Identity(), EDM(), classes=10), nn.Flatten(), 0.25), "choose one by score.with_class"),
+        (
+            lambda: DenoisedSmoothing(ScoreModel(nn.Identity(), EDM(), classes=10), nn.Flatten(), 0.25),
+            "choose one by score.with_class",
+        ),
         (lambda: Smoothed(nn.Flatten(), 0.25)(X[0]), r"x must be images of shape \(b, c, h, w\), got \(1, 8, 8\)"),
         (lambda: Smoothed(nn.Flatten(), 0.25)(X.long()), "x must be floating point"),
         (lambda: Smoothed(nn.Flatten(), 0.25)(X, keys=KEYS[:2]), r"keys must be int64 of shape \(6,\)"),

@@ -18,7 +18,8 @@ TOLERANCES = {
     "edm.ddpmpp_small": 3e-6,
     "edm.ncsnpp_small": 1e-4,
 }
-"""float32 against float64: the Fourier embedding turns through up to 60 circles, so float32 rounds its angles by 1e-5."""
+"""float32 against float64: the Fourier embedding turns through up to 60 circles, so float32 rounds its angles by 1e-5.
+"""
 
 
 @pytest.mark.parametrize("name", TOLERANCES)
@@ -54,17 +55,32 @@ def varied(**model):
 @pytest.mark.parametrize("fir", [True, False])
 @pytest.mark.parametrize("resblock_type", ["ddpm", "biggan"])
 @pytest.mark.parametrize("progressive", ["none", "output_skip", "residual"])
-@pytest.mark.parametrize(("progressive_input", "progressive_combine"), [("none", "sum"), ("input_skip", "sum"), ("input_skip", "cat"), ("residual", "sum")])
-def test_every_layer_of_every_ncsnpp_option_takes_part(fir, resblock_type, progressive, progressive_input, progressive_combine):
-    """Layers are built and used in one order: a layer left over or used twice would change shapes or leave weights without gradient."""
-    options = dict(fir=fir, resblock_type=resblock_type, progressive=progressive, progressive_input=progressive_input, progressive_combine=progressive_combine)
+@pytest.mark.parametrize(
+    ("progressive_input", "progressive_combine"),
+    [("none", "sum"), ("input_skip", "sum"), ("input_skip", "cat"), ("residual", "sum")],
+)
+def test_every_layer_of_every_ncsnpp_option_takes_part(
+    fir, resblock_type, progressive, progressive_input, progressive_combine
+):
+    """Layers are built and used in one order: a layer left over or used twice would change shapes or leave weights
+    without gradient.
+    """
+    options = dict(
+        fir=fir,
+        resblock_type=resblock_type,
+        progressive=progressive,
+        progressive_input=progressive_input,
+        progressive_combine=progressive_combine,
+    )
     torch.manual_seed(0)
     network = build("score_sde/ncsnpp", varied(**options, nf=8, init_scale=1.0))
     x = torch.randn(2, 3, 16, 16)
     out = network(x, torch.tensor([0.5, 3.0]))
     assert out.shape == x.shape
     out.square().sum().backward()
-    unused = [name for name, parameter in network.named_parameters() if parameter.requires_grad and parameter.grad is None]
+    unused = [
+        name for name, parameter in network.named_parameters() if parameter.requires_grad and parameter.grad is None
+    ]
     assert not unused
 
 
@@ -134,7 +150,13 @@ def edm(architecture, **changes):
 @pytest.mark.parametrize("encoder_type", ["standard", "skip", "residual"])
 @pytest.mark.parametrize("decoder_type", ["standard", "skip"])
 def test_every_layer_of_every_songunet_option_takes_part(embedding_type, encoder_type, decoder_type):
-    options = {"embedding_type": embedding_type, "encoder_type": encoder_type, "decoder_type": decoder_type, "label_dim": 3, "model_channels": 16}
+    options = {
+        "embedding_type": embedding_type,
+        "encoder_type": encoder_type,
+        "decoder_type": decoder_type,
+        "label_dim": 3,
+        "model_channels": 16,
+    }
     network = edm("edm/EDMPrecond", **options)
     out = network(torch.randn(2, 3, 16, 16), torch.tensor([0.5, 3.0]), torch.eye(3)[:2])
     assert out.shape == (2, 3, 16, 16)
@@ -143,7 +165,10 @@ def test_every_layer_of_every_songunet_option_takes_part(embedding_type, encoder
 
 
 def test_dhariwal_unet():
-    kept = {key: config("edm.ncsnpp_small")[key] for key in ("img_resolution", "img_channels", "channel_mult", "num_blocks", "attn_resolutions", "dropout")}
+    kept = {
+        key: config("edm.ncsnpp_small")[key]
+        for key in ("img_resolution", "img_channels", "channel_mult", "num_blocks", "attn_resolutions", "dropout")
+    }
     network = build("edm/EDMPrecond", {**kept, "model_type": "DhariwalUNet", "model_channels": 64, "label_dim": 3})
     out = network(torch.randn(2, 3, 16, 16), torch.tensor([0.5, 3.0]))
     out.square().sum().backward()
@@ -151,7 +176,9 @@ def test_dhariwal_unet():
 
 
 def test_preconditioning_has_its_limits():
-    """Table 1 of Karras et al.: without noise D is the identity, and VP's label is 999 times the continuous time of that noise level."""
+    """Table 1 of Karras et al.: without noise D is the identity, and VP's label is 999 times the continuous time of
+    that noise level.
+    """
     x = torch.randn(2, 3, 16, 16)
     for kind in ("EDM", "VP", "VE"):
         small = edm(f"edm/{kind}Precond")(x, torch.tensor([1e-6, 1e-6]))
@@ -159,7 +186,9 @@ def test_preconditioning_has_its_limits():
     schedule, t = LinearVP(), 0.3
     sigma = torch.tensor(schedule.sigma(t) / schedule.alpha(t), dtype=torch.float64).reshape(1, 1, 1, 1)
     c_skip, c_out, c_in, c_noise = edm("edm/VPPrecond").coefficients(sigma)
-    assert float(c_noise) == pytest.approx(999 * t, rel=1e-9) and float(c_in) == pytest.approx(schedule.alpha(t), rel=1e-9)
+    assert float(c_noise) == pytest.approx(999 * t, rel=1e-9) and float(c_in) == pytest.approx(
+        schedule.alpha(t), rel=1e-9
+    )
     assert (c_skip, float(c_out)) == (1.0, -float(sigma))
     with pytest.raises(ValueError, match="encoder_type='none' is not one of standard, skip, residual"):
         edm("edm/EDMPrecond", encoder_type="none")

@@ -13,7 +13,9 @@ KEYS = noise_keys(0, torch.arange(3), 0)
 X = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize(("schedule", "value_range"), [(LinearVP(), (-1.0, 1.0)), (EDM(), (-1.0, 1.0)), (EDM(), (0.0, 1.0))])
+@pytest.mark.parametrize(
+    ("schedule", "value_range"), [(LinearVP(), (-1.0, 1.0)), (EDM(), (-1.0, 1.0)), (EDM(), (0.0, 1.0))]
+)
 def test_a_step_goes_a_share_of_the_way_to_the_mean(schedule, value_range):
     score = ScoreModel(GaussianNoise(schedule, 0.2, 0.3), schedule, "noise", value_range=value_range)
     x = torch.rand(3, 1, 4, 4, dtype=torch.float64, requires_grad=True)
@@ -21,7 +23,9 @@ def test_a_step_goes_a_share_of_the_way_to_the_mean(schedule, value_range):
     noisy = x + 0.25 * standard_normal(KEYS, Stage.FORWARD, 0, (1, 4, 4), torch.float64)
     purified = ADP(score, 10, lam=0.05)(x, KEYS)
     torch.testing.assert_close(purified, mean + 0.95**10 * (noisy - mean), rtol=0, atol=1e-9)
-    torch.testing.assert_close(torch.autograd.grad(purified.sum(), x)[0], torch.full_like(x, 0.95**10), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        torch.autograd.grad(purified.sum(), x)[0], torch.full_like(x, 0.95**10), rtol=1e-6, atol=0
+    )
 
 
 def test_steps_are_bounded_and_end(gaussian_score):
@@ -54,10 +58,15 @@ def test_gradients(unet_score):
         gradients.append(torch.autograd.grad(ADP(unet_score, 3, mode, lam=0.5)(x, KEYS).square().sum(), x)[0])
     assert torch.equal(*gradients)
     purifier, h = ADP(unet_score.double(), 3, lam=0.01), 1e-5
-    x, direction = X.double().requires_grad_(), torch.randn(X.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    x, direction = (
+        X.double().requires_grad_(),
+        torch.randn(X.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2)),
+    )
     slope = (torch.autograd.grad(purifier(x, KEYS).square().sum(), x)[0] * direction).sum()
     with torch.no_grad():
-        difference = (purifier(x + h * direction, KEYS).square().sum() - purifier(x - h * direction, KEYS).square().sum()) / (2 * h)
+        difference = (
+            purifier(x + h * direction, KEYS).square().sum() - purifier(x - h * direction, KEYS).square().sum()
+        ) / (2 * h)
     torch.testing.assert_close(slope, difference, rtol=1e-6, atol=0)
 
 
@@ -66,7 +75,9 @@ def test_modes_share_values_and_batches_do_not_matter(unet_score):
     assert all(torch.equal(values[0], value) for value in values[1:])
     purifier = ADP(unet_score.double(), 3)
     with torch.no_grad():
-        torch.testing.assert_close(purifier(X[1:2].double(), KEYS[1:2]), purifier(X.double(), KEYS)[1:2], rtol=0, atol=1e-10)
+        torch.testing.assert_close(
+            purifier(X[1:2].double(), KEYS[1:2]), purifier(X.double(), KEYS)[1:2], rtol=0, atol=1e-10
+        )
     assert golden.relative_error(purifier(X.double(), KEYS), X) > 0.1
 
 

@@ -23,7 +23,9 @@ T_STAR, STEPS = 0.1, 20
 @pytest.fixture(params=CASES)
 def case(request):
     network, labels = CASES[request.param]
-    return ScoreModel(golden.network(network), LinearVP(), "noise", (3, 16, 16), **labels), golden.recorded(f"diffpure.{request.param}")
+    return ScoreModel(golden.network(network), LinearVP(), "noise", (3, 16, 16), **labels), golden.recorded(
+        f"diffpure.{request.param}"
+    )
 
 
 def test_discrete_noising(case):
@@ -59,14 +61,18 @@ def test_path_and_gradient(case, mode, monkeypatch):
 
     monkeypatch.setattr(torchsde_solver, "KeyedBrownian", Recorded)
     x = io["x_tstar"].requires_grad_()
-    y = gradients.solve(SDESolver(ReverseSDE(score, times)), lambda image: image, x, torch.zeros(3, dtype=torch.int64), mode)
+    y = gradients.solve(
+        SDESolver(ReverseSDE(score, times)), lambda image: image, x, torch.zeros(3, dtype=torch.int64), mode
+    )
     (gradient,) = torch.autograd.grad((y.flatten(1) * io["v"]).sum(), x)
     assert golden.relative_error(y.flatten(1), io["y"]) < 1e-5
     assert golden.relative_error(gradient.flatten(1), io["grad_exact"]) < 1e-5
 
 
 def test_the_purifier_takes_both_conventions(case, monkeypatch):
-    """`DiffPure(noising="discrete", grid="diffpure")` is that path, from the image on: with the recorded noises it gives the recorded result."""
+    """`DiffPure(noising="discrete", grid="diffpure")` is that path, from the image on: with the recorded noises it
+    gives the recorded result.
+    """
     score, io = case
     times = time_grid(T_STAR, 1e-5, STEPS, "diffpure")
 
@@ -84,7 +90,9 @@ def test_the_purifier_takes_both_conventions(case, monkeypatch):
 
 
 def test_floored_labels_repeat_and_skip():
-    """In exact arithmetic t_star = 0.15 begins at label 150; rounded down in float32, 150 is skipped and 148 comes twice."""
+    """In exact arithmetic t_star = 0.15 begins at label 150; rounded down in float32, 150 is skipped and 148 comes
+    twice.
+    """
 
     class Recorder(torch.nn.Module):
         def forward(self, x, labels):

@@ -12,7 +12,9 @@ MEAN, STD, T_STAR = 0.2, 0.5, 0.3
 
 
 def euler_moments(schedule, t_star, steps, eta, grid="uniform", mean=MEAN, std=STD):
-    """(factor, offset, variance): the purifier on [-1, 1] maps x to factor x + offset + N(0, variance), step by step."""
+    """(factor, offset, variance): the purifier on [-1, 1] maps x to factor x + offset + N(0, variance), step by
+    step.
+    """
     factor, offset, variance = schedule.alpha(t_star), 0.0, schedule.sigma(t_star) ** 2
     times = time_grid(t_star, 1e-5, steps, grid)
     for t, s in zip(times[:-1], times[1:], strict=True):
@@ -45,7 +47,9 @@ def test_mean_covariance_and_jacobian_of_the_discrete_path(gaussian_score, eta, 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_euler_converges_to_the_closed_form_at_first_order(gaussian_score, eta):
-    """Flow: alpha s / sqrt(v); reverse SDE: alpha^2 s^2 / v, with v = alpha^2 s^2 + sigma^2 at t_star, both as the Jacobian down to t_end."""
+    """Flow: alpha s / sqrt(v); reverse SDE: alpha^2 s^2 / v, with v = alpha^2 s^2 + sigma^2 at t_star, both as the
+    Jacobian down to t_end.
+    """
     score = gaussian_score(MEAN, STD)
     schedule = score.schedule
 
@@ -70,7 +74,8 @@ def test_srk_converges_at_second_order_without_noise(gaussian_score):
     score = gaussian_score(MEAN, STD)
     schedule = score.schedule
     closed = schedule.alpha(T_STAR) * math.sqrt(
-        (schedule.alpha(1e-5) ** 2 * STD**2 + schedule.sigma(1e-5) ** 2) / (schedule.alpha(T_STAR) ** 2 * STD**2 + schedule.sigma(T_STAR) ** 2)
+        (schedule.alpha(1e-5) ** 2 * STD**2 + schedule.sigma(1e-5) ** 2)
+        / (schedule.alpha(T_STAR) ** 2 * STD**2 + schedule.sigma(T_STAR) ** 2)
     )
     errors = []
     for steps in (30, 60, 120):
@@ -99,7 +104,10 @@ def test_adjoint_converges_to_the_exact_gradient(gaussian_score):
     for steps in (100, 200, 400):
         x = torch.rand(1, 1, 4, 4, dtype=torch.float64, requires_grad=True)
         score, keys = gaussian_score(MEAN, STD), noise_keys(0, torch.arange(1), 0)
-        exact, adjoint = (torch.autograd.grad(DiffPure(score, T_STAR, steps, mode)(x, keys).sum(), x)[0] for mode in ("exact", "adjoint"))
+        exact, adjoint = (
+            torch.autograd.grad(DiffPure(score, T_STAR, steps, mode)(x, keys).sum(), x)[0]
+            for mode in ("exact", "adjoint")
+        )
         errors.append(((adjoint - exact).norm() / exact.norm()).item())
     assert errors[-1] < 0.05
     for coarse, fine in zip(errors, errors[1:], strict=False):
@@ -112,6 +120,9 @@ def test_adjoint_on_a_quadratic_grid_converges_too(gaussian_score):
     score, keys = gaussian_score(MEAN, STD), noise_keys(0, torch.arange(1), 0)
     errors = []
     for steps in (200, 400):
-        exact, adjoint = (torch.autograd.grad(DiffPure(score, T_STAR, steps, m, grid="quadratic")(x, keys).sum(), x)[0] for m in ("exact", "adjoint"))
+        exact, adjoint = (
+            torch.autograd.grad(DiffPure(score, T_STAR, steps, m, grid="quadratic")(x, keys).sum(), x)[0]
+            for m in ("exact", "adjoint")
+        )
         errors.append(((adjoint - exact).norm() / exact.norm()).item())
     assert math.log2(errors[0] / errors[1]) == pytest.approx(1, abs=0.15)

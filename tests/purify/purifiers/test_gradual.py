@@ -13,7 +13,9 @@ X = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 
 
 def test_stages_are_the_equations_of_ddpm(gaussian_score):
-    """On the chain itself, in DDPM's own terms: abar, the posterior mean of x_0, and eq. 6 and 7 of Ho et al. (2020)."""
+    """On the chain itself, in DDPM's own terms: abar, the posterior mean of x_0, and eq. 6 and 7 of Ho et al.
+    (2020).
+    """
     chain = DiscreteVP.linear()
     score = ScoreModel(GaussianNoise(chain, 0.2, 0.5), chain, "noise")
     abar = torch.cumprod(1 - torch.tensor(chain.betas, dtype=torch.float64), 0)
@@ -40,7 +42,10 @@ def test_published_defaults(unet_score):
         times = inner.path(2 * X - 1, KEYS).times
         assert times == tuple((stage - i) / 1000 for i in range(stage + 1))
     surrogate = Gradual(unet_score, (30, 50, 125), (1, 1, 5))
-    assert [inner.path(2 * X - 1, KEYS).times for inner in surrogate.purifiers][1:] == [(0.05, 0.0), (0.125, 0.1, 0.075, 0.05, 0.025, 0.0)]
+    assert [inner.path(2 * X - 1, KEYS).times for inner in surrogate.purifiers][1:] == [
+        (0.05, 0.0),
+        (0.125, 0.1, 0.075, 0.05, 0.025, 0.0),
+    ]
 
 
 def test_exact_equals_backprop_bitwise_and_batches_do_not_matter(unet_score):
@@ -51,7 +56,9 @@ def test_exact_equals_backprop_bitwise_and_batches_do_not_matter(unet_score):
     assert torch.equal(*gradients) and gradients[0].abs().min() > 0
     purifier = Gradual(unet_score.double(), (30, 50), (3, 2))
     with torch.no_grad():
-        torch.testing.assert_close(purifier(X[1:2].double(), KEYS[1:2]), purifier(X.double(), KEYS)[1:2], rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            purifier(X[1:2].double(), KEYS[1:2]), purifier(X.double(), KEYS)[1:2], rtol=0, atol=1e-12
+        )
 
 
 def test_bad_arguments(unet_score):

@@ -22,7 +22,9 @@ def gradient(purifier, x, weight=WEIGHT):
 
 @pytest.mark.parametrize("target", ["noised", "clean"])
 def test_steps_are_the_published_equations(target):
-    """On DDPM's chain, in its own terms: the posterior mean plus the variance times the scaled gradient of the mean squared error."""
+    """On DDPM's chain, in its own terms: the posterior mean plus the variance times the scaled gradient of the mean
+    squared error.
+    """
     chain = DiscreteVP.linear()
     score = ScoreModel(GaussianNoise(chain, 0.2, 0.5), chain, "noise")
     abar = torch.cumprod(1 - torch.tensor(chain.betas, dtype=torch.float64), 0)
@@ -31,7 +33,9 @@ def test_steps_are_the_published_equations(target):
     scale, ptb = 50.0, 8.0
     for number in range(2):
         keys = derive_keys(KEYS, number, 0, Purpose.ROUND)
-        state = abar[5].sqrt() * state + (1 - abar[5]).sqrt() * standard_normal(keys, Stage.FORWARD, 0, (1, 4, 4), torch.float64)
+        state = abar[5].sqrt() * state + (1 - abar[5]).sqrt() * standard_normal(
+            keys, Stage.FORWARD, 0, (1, 4, 4), torch.float64
+        )
         for index, k in enumerate(reversed(range(6))):
             now, before = abar[k], abar[k - 1] if k else torch.tensor(1.0, dtype=torch.float64)
             beta = chain.betas[k]
@@ -39,7 +43,9 @@ def test_steps_are_the_published_equations(target):
             mean = before.sqrt() * beta / (1 - now) * x0 + (1 - beta) ** 0.5 * (1 - before) / (1 - now) * state
             guide = image
             if target == "noised":
-                guide = now.sqrt() * image + (1 - now).sqrt() * standard_normal(keys, Stage.GUIDE, index, (1, 4, 4), torch.float64)
+                guide = now.sqrt() * image + (1 - now).sqrt() * standard_normal(
+                    keys, Stage.GUIDE, index, (1, 4, 4), torch.float64
+                )
             distance_slope = 2 * (state - guide) / 16
             strength = (1 - now).sqrt() / (now.sqrt() * (ptb * 2 / 255 / 3 / scale))
             z = standard_normal(keys, Stage.INCREMENT, index, (1, 4, 4), torch.float64) if k else 0
@@ -68,21 +74,31 @@ def test_guidance_pulls_towards_the_image(unet_score, guidance, scale):
     with torch.no_grad():
         for strength in (scale / 100, scale / 10, scale):
             purified = GDMP(unet_score, 0.2, 10, passes=1, guidance=guidance, scale=strength, target="clean")(x, KEYS)
-            distances.append((purified - x).square().flatten(1).mean(1) if guidance == "mse" else -ssim(2 * purified - 1, 2 * x - 1))
+            distances.append(
+                (purified - x).square().flatten(1).mean(1) if guidance == "mse" else -ssim(2 * purified - 1, 2 * x - 1)
+            )
     assert (distances[0] > distances[1]).all() and (distances[1] > distances[2]).all()
 
 
 def test_structural_similarity():
-    x, y = (torch.rand(2, 3, 24, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) * 2 - 1 for seed in (3, 4))
+    x, y = (
+        torch.rand(2, 3, 24, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+        for seed in (3, 4)
+    )
     torch.testing.assert_close(ssim(x, x), torch.ones(2, dtype=torch.float64), rtol=1e-12, atol=0)
     assert torch.equal(ssim(x, y), ssim(y, x)) and (ssim(x, y).abs() < 0.2).all()
     # Far from the border, constant images have only the luminance term.
     a, b = 0.3, 0.5
-    flat = ssim(torch.full((1, 1, 120, 120), a, dtype=torch.float64), torch.full((1, 1, 120, 120), b, dtype=torch.float64))
+    flat = ssim(
+        torch.full((1, 1, 120, 120), a, dtype=torch.float64), torch.full((1, 1, 120, 120), b, dtype=torch.float64)
+    )
     assert float(flat) == pytest.approx((2 * a * b + 1e-4) / (a * a + b * b + 1e-4), abs=0.02)
 
 
-@pytest.mark.parametrize(("guidance", "scale", "target"), [("mse", 2000.0, "noised"), ("ssim", 5.0, "noised"), ("ssim", 5.0, "clean"), ("none", 1.0, "noised")])
+@pytest.mark.parametrize(
+    ("guidance", "scale", "target"),
+    [("mse", 2000.0, "noised"), ("ssim", 5.0, "noised"), ("ssim", 5.0, "clean"), ("none", 1.0, "noised")],
+)
 def test_gradient_is_exact_with_the_guidance(unet_score, guidance, scale, target):
     """Against backprop, and against finite differences of the whole, through several passes."""
     score, x, h = unet_score.double(), X.double(), 1e-6
@@ -91,7 +107,8 @@ def test_gradient_is_exact_with_the_guidance(unet_score, guidance, scale, target
         return GDMP(score, 0.03, 3, mode, passes=2, guidance=guidance, scale=scale, target=target)
 
     exact, backprop = (gradient(make(mode), x) for mode in ("exact", "backprop"))
-    assert golden.relative_error(exact, backprop) < 1e-14  # not bitwise: the parts that come through the guide are added up in another order
+    # not bitwise: the parts that come through the guide are added up in another order
+    assert golden.relative_error(exact, backprop) < 1e-14
     direction = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         difference = ((make()(x + h * direction, KEYS) - make()(x - h * direction, KEYS)) * WEIGHT).sum() / (2 * h)
@@ -101,25 +118,37 @@ def test_gradient_is_exact_with_the_guidance(unet_score, guidance, scale, target
 
 
 def test_gradients_agree_in_single_precision(unet_score):
-    exact, backprop = (gradient(GDMP(unet_score, 0.03, 3, mode, passes=2, scale=2000.0), X) for mode in ("exact", "backprop"))
+    exact, backprop = (
+        gradient(GDMP(unet_score, 0.03, 3, mode, passes=2, scale=2000.0), X) for mode in ("exact", "backprop")
+    )
     assert golden.relative_error(exact, backprop) < 1e-6
 
 
 def test_the_guide_has_a_gradient_of_its_own(gaussian_score):
     """Where the diffusion forgets the image, what is left of its slope came through the guide."""
     score, x, ones = gaussian_score(0.2, 0.05), torch.rand(3, 1, 4, 4, dtype=torch.float64), torch.ones(3, 1, 4, 4)
-    slopes = {guidance: gradient(GDMP(score, 0.2, 20, passes=1, guidance=guidance, scale=10.0, target="clean"), x, ones).mean() for guidance in ("mse", "none")}
+    slopes = {
+        guidance: (
+            gradient(GDMP(score, 0.2, 20, passes=1, guidance=guidance, scale=10.0, target="clean"), x, ones).mean()
+        )
+        for guidance in ("mse", "none")
+    }
     assert slopes["none"] < 0.05 and slopes["mse"] > 10 * slopes["none"]
 
 
 def test_modes_share_values_and_batches_do_not_matter(unet_score):
     options = {"passes": 2, "scale": 2000.0}
-    values = [GDMP(unet_score, 0.03, 3, mode, **options)(X.clone().requires_grad_(), KEYS) for mode in ("exact", "backprop", "bpda")]
+    values = [
+        GDMP(unet_score, 0.03, 3, mode, **options)(X.clone().requires_grad_(), KEYS)
+        for mode in ("exact", "backprop", "bpda")
+    ]
     assert all(torch.equal(values[0], value) for value in values[1:])
     for guidance in ("mse", "ssim"):
         purifier = GDMP(unet_score.double(), 0.03, 3, guidance=guidance, passes=2, scale=5.0)
         with torch.no_grad():
-            torch.testing.assert_close(purifier(X[1:2].double(), KEYS[1:2]), purifier(X.double(), KEYS)[1:2], rtol=0, atol=1e-11)
+            torch.testing.assert_close(
+                purifier(X[1:2].double(), KEYS[1:2]), purifier(X.double(), KEYS)[1:2], rtol=0, atol=1e-11
+            )
 
 
 def test_trajectory(unet_score):
@@ -129,7 +158,9 @@ def test_trajectory(unet_score):
     assert torch.equal(inside.result, purifier(X.double(), KEYS)) and torch.equal(inside.states[0], inside.noised[0])
     alpha, sigma = unet_score.schedule.alpha(0.03), unet_score.schedule.sigma(0.03)
     noise = standard_normal(derive_keys(KEYS, 1, 0, Purpose.ROUND), Stage.FORWARD, 0, (1, 28, 28), torch.float64)
-    torch.testing.assert_close(2 * inside.noised[3] - 1, alpha * (2 * X.double() - 1) + sigma * noise, rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        2 * inside.noised[3] - 1, alpha * (2 * X.double() - 1) + sigma * noise, rtol=0, atol=1e-12
+    )
     assert inside.estimates.shape == (6, 3, 1, 28, 28)
 
 
@@ -144,7 +175,10 @@ def test_bad_arguments(unet_score):
         ({"t_star": 0.0365}, r'grid="chain" takes up to t_star \* 1000 steps'),
         ({"steps": 0}, "steps must be a positive integer, got 0"),
         ({"gradient": "adjoint"}, 'gradient="adjoint" needs a solver that has one'),
-        ({"t_star": 0.2, "steps": 5}, "scale=60000 pulls .* of the way to the image in the first step, beyond 2 that grows without bound"),
+        (
+            {"t_star": 0.2, "steps": 5},
+            "scale=60000 pulls .* of the way to the image in the first step, beyond 2 that grows without bound",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             GDMP(unet_score, **arguments)
@@ -154,7 +188,9 @@ def test_bad_arguments(unet_score):
 
 
 def test_images_too_small_for_the_scale_are_refused(gaussian_score):
-    """Where the model does not say the size of its images, the first batch does: the pull would grow without bound, and stay finite."""
+    """Where the model does not say the size of its images, the first batch does: the pull would grow without bound, and
+    stay finite.
+    """
     purifier = GDMP(gaussian_score(0.0, 0.5))
     with pytest.raises(ValueError, match=r"beyond 2 that grows without bound: for images of shape \(1, 8, 8\)"):
         purifier(torch.rand(2, 1, 8, 8, dtype=torch.float64))

@@ -58,11 +58,16 @@ def test_the_guide_is_most_of_the_gradient_and_the_adjoint_has_it(gaussian_score
     x, ones = torch.rand(3, 1, 4, 4, dtype=torch.float64), torch.ones(3, 1, 4, 4)
     torch.testing.assert_close(gradient(Langevin(score, steps), x, ones), torch.full_like(x, whole), rtol=1e-12, atol=0)
     assert unguided < 0.01 * whole
-    torch.testing.assert_close(gradient(Langevin(score, steps, "adjoint"), x, ones), torch.full_like(x, whole), rtol=0.05, atol=0)
+    torch.testing.assert_close(
+        gradient(Langevin(score, steps, "adjoint"), x, ones), torch.full_like(x, whole), rtol=0.05, atol=0
+    )
 
 
 def test_modes_share_values_and_errors_are_clear(unet_score):
-    values = [Langevin(unet_score, 3, mode)(X.clone().requires_grad_(), KEYS) for mode in ("exact", "backprop", "adjoint", "bpda")]
+    values = [
+        Langevin(unet_score, 3, mode)(X.clone().requires_grad_(), KEYS)
+        for mode in ("exact", "backprop", "adjoint", "bpda")
+    ]
     assert all(torch.equal(values[0], value) for value in values[1:])
     for arguments, message in (
         ({"steps": 0}, "steps must be a positive integer"),
@@ -77,9 +82,14 @@ def test_modes_share_values_and_errors_are_clear(unet_score):
 
 def test_gradients_pass_through_resizes(unet_score):
     """24 -> 28 -> 24: exact equals backprop, and finite differences."""
-    x, score = torch.rand(3, 1, 24, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(5)), unet_score.double()
+    x, score = (
+        torch.rand(3, 1, 24, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(5)),
+        unet_score.double(),
+    )
     weight = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
-    exact, backprop = (gradient(Resized(DiffPure(score, 0.1, 4, mode), (28, 28)), x, weight) for mode in ("exact", "backprop"))
+    exact, backprop = (
+        gradient(Resized(DiffPure(score, 0.1, 4, mode), (28, 28)), x, weight) for mode in ("exact", "backprop")
+    )
     assert torch.equal(exact, backprop)
     purifier, h = Resized(DiffPure(score, 0.1, 4), (28, 28)), 1e-5
     with torch.no_grad():

@@ -22,7 +22,9 @@ def gradient(purifier, x):
 @pytest.mark.parametrize("schedule", [LinearVP(), EDM()], ids=["vp", "edm"])
 @pytest.mark.parametrize("eta", [1.0, 0.05])
 def test_steps_are_adams_on_the_loss_of_gaussian_data(schedule, eta):
-    """For a linear denoiser the loss is quadratic, with a gradient that can be written down; the schedule does not matter."""
+    """For a linear denoiser the loss is quadratic, with a gradient that can be written down; the schedule does not
+    matter.
+    """
     score = ScoreModel(GaussianNoise(schedule, 0.2, 0.5), schedule, "noise")
     image = 2 * torch.rand(3, 1, 4, 4, dtype=torch.float64) - 1
     x, m, v = image, 0.0, 0.0
@@ -52,7 +54,13 @@ def test_it_goes_to_where_the_density_is_higher(gaussian_score):
 
 def test_published_defaults(unet_score):
     purifier = Likelihood(unet_score)
-    assert (purifier.steps, purifier.step_size, purifier.eta, purifier.sigma_min, purifier.sigma_max) == (5, 0.1, 8 / 255, 0.4, 0.6)
+    assert (purifier.steps, purifier.step_size, purifier.eta, purifier.sigma_min, purifier.sigma_max) == (
+        5,
+        0.1,
+        8 / 255,
+        0.4,
+        0.6,
+    )
     calls = []
     unet_score.network.register_forward_hook(lambda *_: calls.append(1))
     with torch.no_grad():
@@ -84,13 +92,17 @@ def test_single_precision(unet_score):
 
 def test_modes_share_values_parameters_stay_and_batches_do_not_matter(unet_score):
     unet_score.network.requires_grad_(True)
-    values = [Likelihood(unet_score, 2, mode)(X.clone().requires_grad_(), KEYS) for mode in ("exact", "backprop", "bpda")]
+    values = [
+        Likelihood(unet_score, 2, mode)(X.clone().requires_grad_(), KEYS) for mode in ("exact", "backprop", "bpda")
+    ]
     assert all(torch.equal(values[0], value) for value in values[1:])
     values[0].sum().backward()
     assert all(parameter.grad is None and parameter.requires_grad for parameter in unet_score.network.parameters())
     purifier = Likelihood(unet_score.double(), 2, eta=1.0)
     with torch.no_grad():
-        torch.testing.assert_close(purifier(X[1:2].double(), KEYS[1:2]), purifier(X.double(), KEYS)[1:2], rtol=0, atol=1e-7)
+        torch.testing.assert_close(
+            purifier(X[1:2].double(), KEYS[1:2]), purifier(X.double(), KEYS)[1:2], rtol=0, atol=1e-7
+        )
 
 
 def test_bad_arguments(unet_score):
@@ -99,7 +111,10 @@ def test_bad_arguments(unet_score):
         ({"eta": 0.0}, "eta must be a positive number, got 0.0"),
         ({"step_size": -0.1}, "step_size must be a positive number, got -0.1"),
         ({"sigma_min": 0.7}, "sigma_min and sigma_max must be noise levels"),
-        ({"sigma_max": 1e9}, "half of sigma_max=5e\\+08 is beyond .* the most noise that the score network was trained on"),
+        (
+            {"sigma_max": 1e9},
+            "half of sigma_max=5e\\+08 is beyond .* the most noise that the score network was trained on",
+        ),
         ({"gradient": "adjoint"}, 'gradient="adjoint" needs a solver that has one'),
     ):
         with pytest.raises(ValueError, match=message):

@@ -23,7 +23,9 @@ def test_it_is_the_posterior_mean(schedule):
     gain = alpha * 0.25 / (alpha**2 * 0.25 + sigma**2)
     purified = OneShot(score, 0.15, time="vp")(x, KEYS)
     torch.testing.assert_close(2 * purified - 1, 0.2 + gain * (noisy - alpha * 0.2), rtol=0, atol=1e-12)
-    torch.testing.assert_close(torch.autograd.grad(purified.sum(), x)[0], torch.full_like(x, gain * alpha), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        torch.autograd.grad(purified.sum(), x)[0], torch.full_like(x, gain * alpha), rtol=1e-12, atol=0
+    )
 
 
 def test_it_costs_one_evaluation(unet_score):

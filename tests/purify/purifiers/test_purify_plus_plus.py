@@ -29,7 +29,9 @@ def test_without_churn_it_is_the_probability_flow(gaussian_score):
     alpha, sigma = score.schedule.alpha(t), score.schedule.sigma(t)
     x = torch.rand(3, 1, 4, 4, dtype=torch.float64, requires_grad=True)
     slope = torch.autograd.grad(PurifyPlusPlus(score, t, 39, S_churn=0.0)(x, KEYS).sum(), x)[0]
-    torch.testing.assert_close(slope, torch.full_like(x, alpha * 0.5 / (alpha**2 * 0.25 + sigma**2) ** 0.5), rtol=2e-3, atol=0)
+    torch.testing.assert_close(
+        slope, torch.full_like(x, alpha * 0.5 / (alpha**2 * 0.25 + sigma**2) ** 0.5), rtol=2e-3, atol=0
+    )
     same = DiffPure(score, t, 39, solver="heun", grid="karras", time="vp")(x, KEYS)
     assert torch.equal(PurifyPlusPlus(score, t, 39, S_churn=0.0)(x, KEYS), same)
 
@@ -47,7 +49,9 @@ def test_t_star_means_the_same_for_a_network_of_edm(gaussian_score):
     """The same noise for the same signal, so the same purified images, but for where the two grids end."""
     edm = ScoreModel(GaussianNoise(EDM(), 0.2, 0.5), EDM(), "noise")
     x = torch.rand(3, 1, 4, 4, dtype=torch.float64)
-    torch.testing.assert_close(PurifyPlusPlus(edm)(x, KEYS), PurifyPlusPlus(gaussian_score(0.2, 0.5))(x, KEYS), rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        PurifyPlusPlus(edm)(x, KEYS), PurifyPlusPlus(gaussian_score(0.2, 0.5))(x, KEYS), rtol=0, atol=1e-4
+    )
 
 
 def test_exact_equals_backprop_bitwise_and_batches_do_not_matter(unet_score):
@@ -58,7 +62,9 @@ def test_exact_equals_backprop_bitwise_and_batches_do_not_matter(unet_score):
     assert torch.equal(*gradients) and gradients[0].abs().min() > 0
     purifier = PurifyPlusPlus(unet_score.double(), 0.1, 5)
     with torch.no_grad():
-        torch.testing.assert_close(purifier(X[1:2].double(), KEYS[1:2]), purifier(X.double(), KEYS)[1:2], rtol=0, atol=1e-11)
+        torch.testing.assert_close(
+            purifier(X[1:2].double(), KEYS[1:2]), purifier(X.double(), KEYS)[1:2], rtol=0, atol=1e-11
+        )
 
 
 def test_bad_arguments(unet_score):

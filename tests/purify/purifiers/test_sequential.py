@@ -1,4 +1,6 @@
-"""Purifiers one after another: each stage's randomness is its own, values and gradients are those of the composition."""
+"""Purifiers one after another: each stage's randomness is its own, values and gradients are those of the
+composition.
+"""
 
 import golden
 import pytest
@@ -19,7 +21,9 @@ def gradient(purifier, x):
 
 
 def mixed(score, mode):
-    return Sequential([DiffPure(score, 0.1, 3, mode), Langevin(score, 2, mode), Resized(DiffPure(score, 0.05, 2, mode), (24, 24))])
+    return Sequential(
+        [DiffPure(score, 0.1, 3, mode), Langevin(score, 2, mode), Resized(DiffPure(score, 0.05, 2, mode), (24, 24))]
+    )
 
 
 def test_stages_follow_one_another_with_keys_of_their_own(unet_score):
@@ -45,7 +49,9 @@ def test_repetition_is_known_for_gaussian_data(gaussian_score):
 
 
 def test_exact_equals_backprop_bitwise(unet_score):
-    exact, backprop = (gradient(Sequential([DiffPure(unet_score, 0.1, 3, mode)] * 3), X) for mode in ("exact", "backprop"))
+    exact, backprop = (
+        gradient(Sequential([DiffPure(unet_score, 0.1, 3, mode)] * 3), X) for mode in ("exact", "backprop")
+    )
     assert torch.equal(exact, backprop)
     exact, backprop = (gradient(mixed(unet_score.double(), mode), X.double()) for mode in ("exact", "backprop"))
     assert golden.relative_error(exact, backprop) < 1e-14  # a guided stage adds its parts in another order
@@ -54,7 +60,9 @@ def test_exact_equals_backprop_bitwise(unet_score):
 def test_an_image_does_not_depend_on_its_batch(unet_score):
     stages = mixed(unet_score.double(), "exact")
     with torch.no_grad():
-        torch.testing.assert_close(stages(X[1:2].double(), KEYS[1:2]), stages(X.double(), KEYS)[1:2], rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            stages(X[1:2].double(), KEYS[1:2]), stages(X.double(), KEYS)[1:2], rtol=0, atol=1e-12
+        )
 
 
 def test_calls_without_keys_are_random_reproducible_and_independent_between_stages(gaussian_score):
@@ -76,7 +84,13 @@ def test_calls_without_keys_are_random_reproducible_and_independent_between_stag
 def test_the_trajectory_is_that_of_all_stages(unet_score):
     stages = Sequential([DiffPure(unet_score.double(), 0.1, 3), DiffPure(unet_score.double(), 0.05, 4)])
     inside = stages.trajectory(X.double(), KEYS, points=3, estimates=True)
-    assert inside.states.shape == inside.noised.shape == (6, 3, 1, 28, 28) and inside.estimates.shape == (4, 3, 1, 28, 28)
+    assert inside.states.shape == inside.noised.shape == (6, 3, 1, 28, 28) and inside.estimates.shape == (
+        4,
+        3,
+        1,
+        28,
+        28,
+    )
     assert torch.equal(inside.result, stages(X.double(), KEYS)) and torch.equal(inside.result, inside.states[-1])
     second = stages.purifiers[1].trajectory(inside.states[2], derive_keys(KEYS, 1, 0, Purpose.ROUND), points=3)
     assert torch.equal(inside.states[3:], second.states) and torch.equal(inside.noised[3:], second.noised)

@@ -1,4 +1,6 @@
-"""The states on the way: values against the scheme's own equations, gradients of losses on several of them against all else that computes them."""
+"""The states on the way: values against the scheme's own equations, gradients of losses on several of them against all
+else that computes them.
+"""
 
 import golden
 import pytest
@@ -18,7 +20,11 @@ def weights(like, seed):
 
 def loss(trajectory):
     """A smooth loss on everything."""
-    parts = [trajectory.result, trajectory.states - trajectory.noised, *([] if trajectory.estimates is None else [trajectory.estimates])]
+    parts = [
+        trajectory.result,
+        trajectory.states - trajectory.noised,
+        *([] if trajectory.estimates is None else [trajectory.estimates]),
+    ]
     return sum((weights(part, seed) * part + 0.1 * part.square()).sum() for seed, part in enumerate(parts))
 
 
@@ -34,7 +40,9 @@ def linear():
 
 
 @pytest.mark.parametrize(
-    "make", [lambda score, mode: DiffPure(score, 0.1, 7, mode), lambda score, mode: Langevin(score, 7, mode)], ids=["diffpure", "langevin"]
+    "make",
+    [lambda score, mode: DiffPure(score, 0.1, 7, mode), lambda score, mode: Langevin(score, 7, mode)],
+    ids=["diffpure", "langevin"],
 )
 def test_states_are_those_of_the_path(unet_score, make):
     purifier = make(unet_score.double(), "exact")
@@ -55,8 +63,12 @@ def test_states_are_those_of_the_path(unet_score, make):
 def test_points_are_evenly_spaced_and_never_more_than_there_are(unet_score):
     every = DiffPure(unet_score, 0.1, 6).trajectory(X, KEYS, points=100).states
     assert len(every) == 7
-    torch.testing.assert_close(DiffPure(unet_score, 0.1, 6).trajectory(X, KEYS, points=4).states, every[[0, 2, 4, 6]], rtol=0, atol=0)
-    torch.testing.assert_close(DiffPure(unet_score, 0.1, 6).trajectory(X, KEYS, points=2).states, every[[0, 6]], rtol=0, atol=0)
+    torch.testing.assert_close(
+        DiffPure(unet_score, 0.1, 6).trajectory(X, KEYS, points=4).states, every[[0, 2, 4, 6]], rtol=0, atol=0
+    )
+    torch.testing.assert_close(
+        DiffPure(unet_score, 0.1, 6).trajectory(X, KEYS, points=2).states, every[[0, 6]], rtol=0, atol=0
+    )
 
 
 @pytest.mark.parametrize(("method", "noising"), [("euler", "continuous"), ("srk", "continuous"), ("euler", "discrete")])
@@ -68,7 +80,9 @@ def test_noised_images_are_the_forward_process_at_the_times_of_the_states(unet_s
     for i in range(steps + 1):
         t = 0.1 + (1e-5 - 0.1) * i / steps
         alpha, sigma = purifier.marginal() if i == 0 else (schedule.alpha(t), schedule.sigma(t))
-        torch.testing.assert_close(2 * inside.noised[i] - 1, alpha * (2 * X.double() - 1) + sigma * noise, rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            2 * inside.noised[i] - 1, alpha * (2 * X.double() - 1) + sigma * noise, rtol=0, atol=1e-12
+        )
 
 
 def test_estimates_are_the_denoised_states(unet_score):
@@ -81,7 +95,10 @@ def test_estimates_are_the_denoised_states(unet_score):
 
 @pytest.mark.parametrize("estimates", [False, True])
 def test_exact_equals_backprop_for_losses_on_several_states(unet_score, estimates):
-    for make in (lambda mode: DiffPure(unet_score.double(), 0.1, 7, mode), lambda mode: Langevin(unet_score.double(), 7, mode)):
+    for make in (
+        lambda mode: DiffPure(unet_score.double(), 0.1, 7, mode),
+        lambda mode: Langevin(unet_score.double(), 7, mode),
+    ):
         value, exact = value_and_gradient(make("exact"), X.double(), estimates=estimates)
         reference, backprop = value_and_gradient(make("backprop"), X.double(), estimates=estimates)
         assert torch.equal(value, reference)
@@ -89,7 +106,10 @@ def test_exact_equals_backprop_for_losses_on_several_states(unet_score, estimate
 
 
 def test_gradient_matches_finite_differences_through_resizes_and_classifier(unet_score):
-    model = DefendedClassifier(Resized(DiffPure(unet_score.double(), 0.1, 5), (28, 28)), nn.Sequential(nn.Flatten(), nn.Linear(576, 10)).double())
+    model = DefendedClassifier(
+        Resized(DiffPure(unet_score.double(), 0.1, 5), (28, 28)),
+        nn.Sequential(nn.Flatten(), nn.Linear(576, 10)).double(),
+    )
     x = torch.rand(3, 1, 24, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     direction, h = weights(x, 7), 1e-5
     _, gradient = value_and_gradient(model, x, estimates=True)
@@ -112,15 +132,25 @@ def test_gradient_of_each_state_for_gaussian_data(gaussian_score):
     for i in range(steps + 1):
         y = x.clone().requires_grad_()
         inside = DiffPure(score, t_star, steps).trajectory(y, KEYS, points=steps + 1, estimates=True)
-        torch.testing.assert_close(torch.autograd.grad(inside.states[i].sum(), y, retain_graph=True)[0], torch.full_like(x, slopes[i]), rtol=1e-12, atol=0)
+        torch.testing.assert_close(
+            torch.autograd.grad(inside.states[i].sum(), y, retain_graph=True)[0],
+            torch.full_like(x, slopes[i]),
+            rtol=1e-12,
+            atol=0,
+        )
         if i < steps:
             expected = slopes[i] * schedule.alpha(times[i]) * 0.25 / variance[i]
-            torch.testing.assert_close(torch.autograd.grad(inside.estimates[i].sum(), y)[0], torch.full_like(x, expected), rtol=1e-12, atol=0)
+            torch.testing.assert_close(
+                torch.autograd.grad(inside.estimates[i].sum(), y)[0], torch.full_like(x, expected), rtol=1e-12, atol=0
+            )
 
 
 def test_gradient_of_the_result_alone_is_that_of_forward_bitwise(unet_score):
     gradients = []
-    for function in (DiffPure(unet_score, 0.1, 7), lambda x, keys: DiffPure(unet_score, 0.1, 7).trajectory(x, keys).result):
+    for function in (
+        DiffPure(unet_score, 0.1, 7),
+        lambda x, keys: DiffPure(unet_score, 0.1, 7).trajectory(x, keys).result,
+    ):
         x = X.clone().requires_grad_()
         gradients.append(torch.autograd.grad(function(x, KEYS).square().sum(), x)[0])
     assert torch.equal(*gradients)
@@ -158,8 +188,12 @@ def test_exact_keeps_no_graph_and_no_parameter_gradient(unet_score):
 
 def test_defended_classifier_returns_logits(unet_score):
     purifier, classifier = DiffPure(unet_score.double(), 0.1, 6), linear()
-    inside, images = (model.trajectory(X.double(), KEYS, 3, True) for model in (DefendedClassifier(purifier, classifier), purifier))
-    torch.testing.assert_close(inside.result, DefendedClassifier(purifier, classifier)(X.double(), KEYS), rtol=0, atol=0)
+    inside, images = (
+        model.trajectory(X.double(), KEYS, 3, True) for model in (DefendedClassifier(purifier, classifier), purifier)
+    )
+    torch.testing.assert_close(
+        inside.result, DefendedClassifier(purifier, classifier)(X.double(), KEYS), rtol=0, atol=0
+    )
     assert torch.equal(inside.states, images.states)
     assert inside.estimates.shape == (2, 3, 10)
     torch.testing.assert_close(inside.estimates[1], classifier(images.estimates[1]))
@@ -167,7 +201,10 @@ def test_defended_classifier_returns_logits(unet_score):
 
 def test_fixed_randomness_has_the_trajectory_of_its_key(unet_score):
     model = DefendedClassifier(DiffPure(unet_score.double(), 0.1, 4), linear())
-    fixed, free = FixedRandomness(model, 7).trajectory(X.double(), KEYS), model.trajectory(X.double(), torch.full((3,), 7))
+    fixed, free = (
+        FixedRandomness(model, 7).trajectory(X.double(), KEYS),
+        model.trajectory(X.double(), torch.full((3,), 7)),
+    )
     assert all(torch.equal(a, b) for a, b in zip(fixed[:3], free[:3], strict=True))
     assert torch.equal(fixed.result, FixedRandomness(model, 7)(X.double()))
     with pytest.raises(ValueError, match="the model Sequential has no method `trajectory`"):
@@ -186,7 +223,9 @@ def test_an_image_does_not_depend_on_its_batch_and_fresh_keys_are_fresh(unet_sco
 @pytest.mark.parametrize("mode", ["adjoint", "bpda"])
 def test_modes_whose_gradient_is_another_are_refused(unet_score, mode):
     for purifier in (DiffPure(unet_score, 0.1, 4, mode), Langevin(unet_score, 4, mode)):
-        with pytest.raises(ValueError, match=f'gradients with gradient="exact" or "backprop" only, got gradient=\'{mode}\''):
+        with pytest.raises(
+            ValueError, match=f'gradients with gradient="exact" or "backprop" only, got gradient=\'{mode}\''
+        ):
             DefendedClassifier(purifier, linear()).trajectory(X, KEYS)
 
 

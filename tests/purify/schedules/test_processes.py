@@ -9,7 +9,20 @@ from processes import BY_FUNCTIONS, CHAINS, PROCESSES, STRAIGHT
 
 from purify import DiffPure, ScoreModel, noise_keys
 from purify.networks.gaussian import GaussianNoise
-from purify.schedules import EDM, VE, DiscreteVP, Functions, LinearVP, index_of_time, log_snr, noise_to_signal, prior, snr, time_of_index, transition
+from purify.schedules import (
+    EDM,
+    VE,
+    DiscreteVP,
+    Functions,
+    LinearVP,
+    index_of_time,
+    log_snr,
+    noise_to_signal,
+    prior,
+    snr,
+    time_of_index,
+    transition,
+)
 
 every_process = pytest.mark.parametrize("schedule", PROCESSES, ids=str)
 
@@ -34,7 +47,9 @@ def test_drift_and_diffusion_are_numerical_derivatives(schedule):
 
 @every_process
 def test_change_of_variables_to_edm(schedule):
-    """y = x / alpha in the variable r = sigma / alpha is EDM's process: no drift, g^2 = 2 r; and so are its transitions."""
+    """y = x / alpha in the variable r = sigma / alpha is EDM's process: no drift, g^2 = 2 r; and so are its
+    transitions.
+    """
     t, edm = grid(schedule).requires_grad_(), EDM(1e9)
     ratio, log_alpha = noise_to_signal(schedule, t), schedule.alpha(t).log()
     (rate,), (alpha_rate,) = (torch.autograd.grad(values.sum(), t, retain_graph=True) for values in (ratio, log_alpha))
@@ -52,7 +67,9 @@ def test_change_of_variables_to_edm(schedule):
 
 @every_process
 def test_the_discrete_recursion_has_the_marginals(schedule):
-    """x_t = (s_t / s_{t-1}) x_{t-1} + s_t sqrt(sigma_t^2 - sigma_{t-1}^2) n from the first time on, with EDM's s and sigma; `transition` is that."""
+    """x_t = (s_t / s_{t-1}) x_{t-1} + s_t sqrt(sigma_t^2 - sigma_{t-1}^2) n from the first time on, with EDM's s and
+    sigma; `transition` is that.
+    """
     times = grid(schedule).tolist()
     s, ratio = [schedule.alpha(t) for t in times], [noise_to_signal(schedule, t) for t in times]
     factor, variance = s[0], schedule.sigma(times[0]) ** 2
@@ -60,7 +77,9 @@ def test_the_discrete_recursion_has_the_marginals(schedule):
         step, noise = s[k] / s[k - 1], s[k] * math.sqrt(ratio[k] ** 2 - ratio[k - 1] ** 2)
         assert transition(schedule, times[k - 1], times[k]) == pytest.approx((step, noise), rel=1e-9)
         factor, variance = step * factor, step**2 * variance + noise**2
-        assert (factor, math.sqrt(variance)) == pytest.approx((schedule.alpha(times[k]), schedule.sigma(times[k])), rel=1e-9)
+        assert (factor, math.sqrt(variance)) == pytest.approx(
+            (schedule.alpha(times[k]), schedule.sigma(times[k])), rel=1e-9
+        )
 
 
 @pytest.mark.parametrize("schedule", CHAINS, ids=str)
@@ -97,20 +116,28 @@ def test_vp_is_the_limit_of_ddpm_chains():
     errors = []
     for length in (1000, 2000, 4000):
         chain = DiscreteVP.linear(length, 0.1 / 1000, 20 / 1000)
-        by_product = (1 - torch.tensor(chain.betas, dtype=torch.float64)).cumprod(0)[length // 20 - 1 :: length // 20].sqrt()
+        by_product = (
+            (1 - torch.tensor(chain.betas, dtype=torch.float64)).cumprod(0)[length // 20 - 1 :: length // 20].sqrt()
+        )
         torch.testing.assert_close(chain.alpha(shares), by_product, rtol=1e-9, atol=0)
-        differences = [(getattr(chain, name)(shares) / getattr(LinearVP(), name)(shares) - 1).abs() for name in ("alpha", "sigma")]
+        differences = [
+            (getattr(chain, name)(shares) / getattr(LinearVP(), name)(shares) - 1).abs() for name in ("alpha", "sigma")
+        ]
         errors.append(torch.stack(differences).amax(1))
     for coarse, fine in itertools.pairwise(errors):
         assert torch.log2(coarse / fine).tolist() == pytest.approx([1, 1], abs=0.05)
 
 
 def test_ve_is_ncsn():
-    """NCSN's noise levels are a geometric ladder, and x_i = x_{i-1} + sqrt(sigma_i^2 - sigma_{i-1}^2) z climbs it (Song et al. 2021, eq. 20)."""
+    """NCSN's noise levels are a geometric ladder, and x_i = x_{i-1} + sqrt(sigma_i^2 - sigma_{i-1}^2) z climbs it (Song
+    et al. 2021, eq. 20).
+    """
     schedule, levels = VE(0.01, 50.0), 232
     t = torch.arange(levels, dtype=torch.float64) / (levels - 1)
     sigma = schedule.sigma(t)
-    torch.testing.assert_close(sigma, torch.logspace(math.log10(0.01), math.log10(50.0), levels, dtype=torch.float64), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        sigma, torch.logspace(math.log10(0.01), math.log10(50.0), levels, dtype=torch.float64), rtol=1e-12, atol=0
+    )
     factor, std = transition(schedule, t[:-1], t[1:])
     assert torch.equal(factor, torch.ones_like(factor))
     torch.testing.assert_close(std, (sigma[1:] ** 2 - sigma[:-1] ** 2).sqrt(), rtol=1e-9, atol=0)
@@ -145,7 +172,9 @@ def test_functions_purify_as_the_named_process(gradient):
     results = []
     for schedule in (named, given):
         x = torch.linspace(0, 1, 16, dtype=torch.float64).reshape(1, 1, 4, 4).requires_grad_()
-        y = DiffPure(ScoreModel(GaussianNoise(schedule, 0.2, 0.5), schedule), 0.1, 5, gradient)(x, noise_keys(0, torch.arange(1), 0))
+        y = DiffPure(ScoreModel(GaussianNoise(schedule, 0.2, 0.5), schedule), 0.1, 5, gradient)(
+            x, noise_keys(0, torch.arange(1), 0)
+        )
         results.append((y, torch.autograd.grad(y.square().sum(), x)[0]))
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
@@ -181,17 +210,23 @@ def test_priors():
 
 
 def test_indices_of_a_chain():
-    """Index k is the marginal after k + 1 steps and the label k of DDPM's networks; times in between have the nearest index."""
+    """Index k is the marginal after k + 1 steps and the label k of DDPM's networks; times in between have the nearest
+    index.
+    """
     chain, length = DiscreteVP.linear(), 1000
     indices = torch.arange(length)
     times = time_of_index(indices, length)
-    torch.testing.assert_close(chain.alpha(times) ** 2, (1 - torch.tensor(chain.betas, dtype=torch.float64)).cumprod(0), rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        chain.alpha(times) ** 2, (1 - torch.tensor(chain.betas, dtype=torch.float64)).cumprod(0), rtol=1e-9, atol=0
+    )
     assert torch.equal(index_of_time(times, length), indices)
     assert [index_of_time(time_of_index(k, length), length) for k in (0, 14, 149, 999)] == [0, 14, 149, 999]
     assert torch.equal(index_of_time(times.float(), length), indices)
     network = torch.nn.Module()
     network.forward = lambda x, labels: labels[:, None, None, None]
-    labels = ScoreModel(network, chain, time_scale=1000.0, time_offset=-1.0)(torch.zeros(1000, 1, 1, 1, dtype=torch.float64), times)
+    labels = ScoreModel(network, chain, time_scale=1000.0, time_offset=-1.0)(
+        torch.zeros(1000, 1, 1, 1, dtype=torch.float64), times
+    )
     torch.testing.assert_close(labels.flatten(), indices.double(), rtol=0, atol=1e-9)
     assert index_of_time(0.0, length) == index_of_time(1e-5, length) == 0 and index_of_time(0.1004, length) == 99
     for call, message in (

@@ -21,7 +21,9 @@ def test_linear_vp_equals_score_sde_formulas():
 
 def test_variance_is_preserved():
     t = torch.linspace(0, 1, 101, dtype=torch.float64)
-    torch.testing.assert_close(LinearVP().alpha(t) ** 2 + LinearVP().sigma(t) ** 2, torch.ones_like(t), rtol=0, atol=1e-14)
+    torch.testing.assert_close(
+        LinearVP().alpha(t) ** 2 + LinearVP().sigma(t) ** 2, torch.ones_like(t), rtol=0, atol=1e-14
+    )
 
 
 @pytest.mark.parametrize("schedule", PROCESSES, ids=str)
@@ -32,7 +34,8 @@ def test_marginals_solve_the_forward_sde(schedule):
     (variance_rate,) = torch.autograd.grad(schedule.sigma(t).square().sum(), t)
     torch.testing.assert_close(alpha_rate, schedule.drift(t) * schedule.alpha(t), rtol=1e-10, atol=0)
     expected = 2 * schedule.drift(t) * schedule.sigma(t) ** 2 + schedule.diffusion(t) ** 2
-    rounding = 1e-15 * float(schedule.diffusion(t.detach()).square().max())  # `expected` is the small difference of two numbers as large as g^2
+    # `expected` is the small difference of two numbers as large as g^2
+    rounding = 1e-15 * float(schedule.diffusion(t.detach()).square().max())
     torch.testing.assert_close(variance_rate, expected, rtol=1e-10, atol=rounding)
 
 
@@ -61,14 +64,18 @@ def test_published_formulas_of_the_other_processes():
     torch.testing.assert_close(SubVP().diffusion(t), ((0.1 + t * 19.9) * discount).sqrt(), rtol=1e-9, atol=0)
     sigma = 0.01 * (50 / 0.01) ** t
     torch.testing.assert_close(VE().sigma(t), sigma, rtol=1e-12, atol=0)
-    torch.testing.assert_close(VE().diffusion(t), sigma * math.sqrt(2 * (math.log(50) - math.log(0.01))), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        VE().diffusion(t), sigma * math.sqrt(2 * (math.log(50) - math.log(0.01))), rtol=1e-12, atol=0
+    )
     torch.testing.assert_close(EDM().sigma(80 * t), 80 * t)
 
 
 @pytest.mark.parametrize("schedule", [SubVP(), VE(), EDM(), DiscreteVP.cosine(), STRAIGHT], ids=str)
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_purification_by_every_process(schedule, eta):
-    """Gaussian data: the Jacobian approaches alpha s sqrt(v_end / v) for the flow and alpha s^2 alpha_end / v for the reverse SDE, at first order."""
+    """Gaussian data: the Jacobian approaches alpha s sqrt(v_end / v) for the flow and alpha s^2 alpha_end / v for the
+    reverse SDE, at first order.
+    """
     std, t_star = 0.5, schedule.time_of(0.4)
     t_end = 1e-4 * t_star if not isinstance(schedule, VE) else 1e-5
 
@@ -76,7 +83,10 @@ def test_purification_by_every_process(schedule, eta):
         return schedule.alpha(t) ** 2 * std**2 + schedule.sigma(t) ** 2
 
     ratio = schedule.alpha(t_star) / schedule.alpha(t_end)
-    closed = {0.0: schedule.alpha(t_star) * math.sqrt(v(t_end) / v(t_star)), 1.0: schedule.alpha(t_star) * ratio * v(t_end) / v(t_star)}[eta]
+    closed = {
+        0.0: schedule.alpha(t_star) * math.sqrt(v(t_end) / v(t_star)),
+        1.0: schedule.alpha(t_star) * ratio * v(t_end) / v(t_star),
+    }[eta]
     score = ScoreModel(GaussianNoise(schedule, 0.2, std), schedule)
     errors = []
     for steps in (100, 200, 400):
@@ -90,7 +100,9 @@ def test_purification_by_every_process(schedule, eta):
 
 @pytest.mark.parametrize("schedule", CHAINS, ids=str)
 def test_a_chain_is_met_at_every_step(schedule):
-    """alpha and sigma at t = k / N are those of k steps x_k = sqrt(1 - beta_k) x_{k-1} + sqrt(beta_k) noise, and beta(t) there belongs to step k."""
+    """alpha and sigma at t = k / N are those of k steps x_k = sqrt(1 - beta_k) x_{k-1} + sqrt(beta_k) noise, and
+    beta(t) there belongs to step k.
+    """
     length, alpha, variance = len(schedule.betas), 1.0, 0.0
     for k, beta in enumerate(schedule.betas, 1):
         alpha, variance = alpha * math.sqrt(1 - beta), (1 - beta) * variance + beta
@@ -102,7 +114,9 @@ def test_a_chain_is_met_at_every_step(schedule):
 
 
 def test_chains_by_name():
-    """DDPM's betas, guided-diffusion's scaling to other lengths, latent diffusion's square roots, and the cosine of Nichol & Dhariwal."""
+    """DDPM's betas, guided-diffusion's scaling to other lengths, latent diffusion's square roots, and the cosine of
+    Nichol & Dhariwal.
+    """
     assert DiscreteVP.linear().betas == pytest.approx(torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64).tolist())
     assert DiscreteVP.linear(250).betas == pytest.approx(torch.linspace(4e-4, 0.08, 250, dtype=torch.float64).tolist())
     assert DiscreteVP.scaled_linear(1000).betas[-1] == pytest.approx(0.012)
@@ -130,7 +144,10 @@ def test_description_round_trip(schedule):
 
 
 def test_code_is_not_described():
-    with pytest.raises(ValueError, match="a schedule of type Functions cannot be stored in a file, as it is made of code; DiscreteVP, EDM"):
+    with pytest.raises(
+        ValueError,
+        match="a schedule of type Functions cannot be stored in a file, as it is made of code; DiscreteVP, EDM",
+    ):
         describe(STRAIGHT)
 
 
@@ -147,9 +164,15 @@ def test_bad_settings():
         (lambda: Functions(same, same), r"Functions needs s above 0 on \[0.0, 1.0\], got 0.0"),
         (lambda: Functions(torch.exp, torch.cos), "Functions needs sigma_rel increasing from at least 0"),
         (lambda: Functions(torch.exp, lambda t: t - 0.1), "Functions needs sigma_rel increasing from at least 0"),
-        (lambda: Functions(torch.exp, lambda t: t.float()), "needs sigma_rel to map float64 times .* got torch.float32 of shape"),
+        (
+            lambda: Functions(torch.exp, lambda t: t.float()),
+            "needs sigma_rel to map float64 times .* got torch.float32 of shape",
+        ),
         (lambda: Functions(lambda t: 1.0, same), "needs s to map float64 times .* got float"),
-        (lambda: Functions(torch.exp, same, t_max=0.1, t_min=0.2), "Functions needs 0 <= t_min < t_max, got t_min=0.2, t_max=0.1"),
+        (
+            lambda: Functions(torch.exp, same, t_max=0.1, t_min=0.2),
+            "Functions needs 0 <= t_min < t_max, got t_min=0.2, t_max=0.1",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             make()

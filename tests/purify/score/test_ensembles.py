@@ -43,7 +43,9 @@ def test_the_mean_of_linear_scores_is_known(members):
     x = torch.randn(3, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for t in (0.3, torch.tensor([0.1, 0.3, 0.7], dtype=torch.float64)):
         for name in ("noise", "score", "denoised"):
-            torch.testing.assert_close(getattr(together, name)(x, t), getattr(expected, name)(x, t), rtol=1e-9, atol=1e-12)
+            torch.testing.assert_close(
+                getattr(together, name)(x, t), getattr(expected, name)(x, t), rtol=1e-9, atol=1e-12
+            )
     assert together.t_max == 0.8 and together.prediction == "noise" and together.schedule == LinearVP()
 
     x, keys = torch.rand(2, 1, 4, 4, dtype=torch.float64, requires_grad=True), noise_keys(0, torch.arange(2), 0)

@@ -28,7 +28,9 @@ class Oracle(nn.Module):
 @pytest.mark.parametrize("schedule", [LinearVP(), SubVP(), VE(), EDM(), STRAIGHT], ids=str)
 @pytest.mark.parametrize("prediction", ["noise", "score", "x0", "v", "edm"])
 def test_every_parametrisation_means_the_same(prediction, schedule):
-    """A network that returns its training target gives back the true noise, score and image, for float and tensor times."""
+    """A network that returns its training target gives back the true noise, score and image, for float and tensor
+    times.
+    """
     t = 0.37
     x0, noise = torch.randn(2, 3, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     model = ScoreModel(Oracle(None), schedule, prediction)
@@ -68,16 +70,24 @@ def test_time_labels(schedule, arguments, expected):
 
 
 def test_networks_that_are_labelled_by_sigma():
-    """EDM's network is a denoiser, score_sde's VE network a score (its recorded outputs are): each seen as the same kind of model."""
+    """EDM's network is a denoiser, score_sde's VE network a score (its recorded outputs are): each seen as the same
+    kind of model.
+    """
     io = golden.recorded("edm.ddpmpp_small")
     model = ScoreModel(golden.network("edm.ddpmpp_small"), EDM(), "x0", time_label="sigma")
-    torch.testing.assert_close(model.denoised(io["x"], io["t"]), io["out"], rtol=0, atol=1e-5 * float(io["out"].abs().max()))
+    torch.testing.assert_close(
+        model.denoised(io["x"], io["t"]), io["out"], rtol=0, atol=1e-5 * float(io["out"].abs().max())
+    )
 
     io, schedule = golden.recorded("score_sde.ncsnpp_ve_small"), VE(0.01, 50.0)
     model = ScoreModel(golden.network("score_sde.ncsnpp_ve_small"), schedule, "score", time_label="sigma")
     t = torch.tensor([schedule.time_of(float(sigma)) for sigma in io["t"]])
-    assert golden.relative_error(model.score(io["x"], t), io["out"]) < 1e-4  # the Fourier embedding amplifies the rounding of t
-    assert golden.relative_error(model.denoised(io["x"], t), io["x"] + io["t"].reshape(-1, 1, 1, 1) ** 2 * io["out"]) < 1e-4
+    # the Fourier embedding amplifies the rounding of t
+    assert golden.relative_error(model.score(io["x"], t), io["out"]) < 1e-4
+    assert (
+        golden.relative_error(model.denoised(io["x"], t), io["x"] + io["t"].reshape(-1, 1, 1, 1) ** 2 * io["out"])
+        < 1e-4
+    )
 
 
 def test_edm_networks_are_given_scaled_images_and_logarithms():
@@ -99,7 +109,9 @@ def test_the_raw_network_inside_edm_preconditioning():
     """Its recorded denoiser, from its raw network: c_skip x + c_out F."""
     io, network = golden.recorded("edm.ddpmpp_small"), golden.network("edm.ddpmpp_small")
     model = ScoreModel(network.model, EDM(), "edm", sigma_data=network.sigma_data)
-    torch.testing.assert_close(model.denoised(io["x"], io["t"]), io["out"], rtol=0, atol=1e-5 * float(io["out"].abs().max()))
+    torch.testing.assert_close(
+        model.denoised(io["x"], io["t"]), io["out"], rtol=0, atol=1e-5 * float(io["out"].abs().max())
+    )
 
 
 def test_edm_models_purify():
@@ -162,7 +174,13 @@ def test_learned_variance_on_demand():
     assert seen == [2]
     assert torch.equal(variance, 7 * x)
     assert torch.equal(noise, model.noise(x, 0.5))
-    with pytest.raises(ValueError, match="the score model has learned_variance=False; say learned_variance=True for a network with 2c output channels"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            "the score model has learned_variance=False; say learned_variance=True for a network with 2c output"
+            " channels"
+        ),
+    ):
         ScoreModel(Double(), LinearVP()).noise_and_variance(x, 0.5)
     with pytest.raises(ValueError, match="needs a network with 6 output channels for images of 3, got 3"):
         ScoreModel(Recorder(), LinearVP(), learned_variance=True).noise_and_variance(x, 0.5)
@@ -186,7 +204,9 @@ def test_learned_variance_of_official_networks(tmp_path):
 
 def test_files_keep_the_parametrisation(tmp_path):
     config = {"channels": 1, "base_channels": 8, "multipliers": [1], "blocks": 1}
-    model = ScoreModel(build("small_unet", config), LinearVP(), "edm", (1, 8, 8), sigma_data=0.31, learned_variance=True)
+    model = ScoreModel(
+        build("small_unet", config), LinearVP(), "edm", (1, 8, 8), sigma_data=0.31, learned_variance=True
+    )
     save_score_model(tmp_path / "m.safetensors", model, "small_unet", config)
     loaded = load_score_model(tmp_path / "m.safetensors", check=False)
     assert (loaded.prediction, loaded.sigma_data, loaded.learned_variance) == ("edm", 0.31, True)
@@ -194,7 +214,9 @@ def test_files_keep_the_parametrisation(tmp_path):
 
 @pytest.mark.parametrize("schedule", [LinearVP(), VE(), EDM()], ids=str)
 def test_the_range_of_the_training_images_changes_nothing_else(schedule):
-    """A model of Gaussian images on [-1, 1] and the same images' model on [0, 1] purify alike, given half the noise on half the range."""
+    """A model of Gaussian images on [-1, 1] and the same images' model on [0, 1] purify alike, given half the noise on
+    half the range.
+    """
     wide = ScoreModel(GaussianNoise(schedule, 0.2, 0.5), schedule)
     x, keys = torch.rand(2, 1, 4, 4, dtype=torch.float64), noise_keys(0, torch.arange(2), 0)
     if isinstance(schedule, LinearVP):  # its noise cannot be halved; there the range alone must cancel
@@ -203,7 +225,11 @@ def test_the_range_of_the_training_images_changes_nothing_else(schedule):
         found, expected = narrow.to_unit(narrow.from_unit(x)), x
         assert torch.equal(reference.from_unit(x), 2 * x - 1)
     else:
-        half = VE(schedule.sigma_min / 2, schedule.sigma_max / 2) if isinstance(schedule, VE) else EDM(schedule.sigma_max / 2)
+        half = (
+            VE(schedule.sigma_min / 2, schedule.sigma_max / 2)
+            if isinstance(schedule, VE)
+            else EDM(schedule.sigma_max / 2)
+        )
         narrow = ScoreModel(GaussianNoise(half, 0.6, 0.25), half, value_range=(0.0, 1.0))
         found, expected = (DiffPure(model, 0.1, 50, time="vp", eta=0.5)(x, keys) for model in (narrow, wide))
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
@@ -234,7 +260,9 @@ def test_class_conditional_networks_are_told_their_class():
     model = ScoreModel(OfClass(), LinearVP(), classes=3)
     x = torch.zeros(2, 1, 4, 4)
     for call in (lambda: model(x, 0.5), lambda: DiffPure(model)):
-        with pytest.raises(ValueError, match=r"class-conditional, with 3 classes: choose one by score.with_class\(label\)"):
+        with pytest.raises(
+            ValueError, match=r"class-conditional, with 3 classes: choose one by score.with_class\(label\)"
+        ):
             call()
     chosen = model.with_class(2)
     assert torch.equal(chosen(x, 0.5), x + 20) and torch.equal(model.with_class(1)(x, 0.5), x + 10)

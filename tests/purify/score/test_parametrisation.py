@@ -19,7 +19,13 @@ def written_out(x0, noise, alpha, sigma, sigma_data):
     """The definitions, for x = alpha x0 + sigma noise."""
     y, r = x0 + sigma / alpha * noise, sigma / alpha
     c_skip, c_out = sigma_data**2 / (r**2 + sigma_data**2), r * sigma_data / (r**2 + sigma_data**2) ** 0.5
-    return {"noise": noise, "score": -noise / sigma, "x0": x0, "v": alpha * noise - sigma * x0, "edm": (x0 - c_skip * y) / c_out}
+    return {
+        "noise": noise,
+        "score": -noise / sigma,
+        "x0": x0,
+        "v": alpha * noise - sigma * x0,
+        "edm": (x0 - c_skip * y) / c_out,
+    }
 
 
 @pytest.mark.parametrize("schedule", PROCESSES, ids=str)
@@ -30,7 +36,9 @@ def test_any_to_any(schedule, sigma_data):
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     truth = written_out(x0, noise, alpha, sigma, sigma_data)
     for source in KINDS:
-        torch.testing.assert_close(from_parts(x0, noise, alpha, sigma, source, sigma_data), truth[source], rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(
+            from_parts(x0, noise, alpha, sigma, source, sigma_data), truth[source], rtol=1e-9, atol=1e-9
+        )
         for target in KINDS:
             found = convert(truth[source], alpha * x0 + sigma * noise, alpha, sigma, source, target, sigma_data)
             torch.testing.assert_close(found, truth[target], rtol=1e-8, atol=1e-8 * float(truth[target].abs().max()))
@@ -41,22 +49,35 @@ def test_floats_and_tensors_agree():
     for source in KINDS:
         for target in KINDS:
             one = convert(output, x, 0.8, 0.7, source, target)
-            many = convert(output, x, torch.full((3, 1, 1, 1), 0.8).double(), torch.full((3, 1, 1, 1), 0.7).double(), source, target)
+            many = convert(
+                output,
+                x,
+                torch.full((3, 1, 1, 1), 0.8).double(),
+                torch.full((3, 1, 1, 1), 0.7).double(),
+                source,
+                target,
+            )
             torch.testing.assert_close(one, many, rtol=1e-6, atol=1e-6)
             assert source != target or one is output
 
 
 @pytest.mark.parametrize("sigma_data", [0.5, 2.0])
 def test_preconditioning_keeps_unit_variance(sigma_data):
-    """EDM's table 1 and appendix B.6: inputs and targets of variance 1 at every noise level, c_noise = ln(sigma) / 4."""
+    """EDM's table 1 and appendix B.6: inputs and targets of variance 1 at every noise level, c_noise =
+    ln(sigma) / 4.
+    """
     sigma = torch.logspace(-3, 2, 31, dtype=torch.float64)
     p = preconditioning(sigma, sigma_data)
     one = torch.ones_like(sigma)
     torch.testing.assert_close(p.c_in**2 * (sigma**2 + sigma_data**2), one, rtol=1e-12, atol=0)
-    torch.testing.assert_close(((1 - p.c_skip) ** 2 * sigma_data**2 + p.c_skip**2 * sigma**2) / p.c_out**2, one, rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        ((1 - p.c_skip) ** 2 * sigma_data**2 + p.c_skip**2 * sigma**2) / p.c_out**2, one, rtol=1e-6, atol=0
+    )
     torch.testing.assert_close(p.c_noise, sigma.log() / 4, rtol=1e-12, atol=0)
     single = preconditioning(float(sigma[7]), sigma_data)
-    assert (single.c_skip, single.c_out, single.c_in, single.c_noise) == pytest.approx([float(c[7]) for c in (p.c_skip, p.c_out, p.c_in, p.c_noise)])
+    assert (single.c_skip, single.c_out, single.c_in, single.c_noise) == pytest.approx(
+        [float(c[7]) for c in (p.c_skip, p.c_out, p.c_in, p.c_noise)]
+    )
 
 
 def test_little_noise_loses_no_digits():
@@ -66,7 +87,9 @@ def test_little_noise_loses_no_digits():
     x = x0.double() + sigma * noise.double()
     exact = from_parts(x0.double(), noise.double(), 1.0, sigma, "edm")
     torch.testing.assert_close(from_parts(x0, noise, 1.0, sigma, "edm").double(), exact, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(convert(exact.float(), x.float(), 1.0, sigma, "edm", "noise"), noise, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        convert(exact.float(), x.float(), 1.0, sigma, "edm", "noise"), noise, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_gradients_pass():

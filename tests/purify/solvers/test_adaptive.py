@@ -1,4 +1,6 @@
-"""Adaptive steps of torchdiffeq and torchsde: accuracy follows the tolerance, images do not see each other, gradients are those of the accepted steps."""
+"""Adaptive steps of torchdiffeq and torchsde: accuracy follows the tolerance, images do not see each other, gradients
+are those of the accepted steps.
+"""
 
 import math
 import warnings
@@ -17,7 +19,11 @@ KEYS = noise_keys(0, torch.arange(3), 0)
 X = torch.rand(3, 1, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 WEIGHT = torch.randn(1, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 STD = 0.5
-ALL = [*(TorchDiffEq(method, 1e-3, 1e-3) for method in ADAPTIVE), TorchSDE("euler", adaptive=True, rtol=0.1, atol=0.1), TorchSDE("srk", adaptive=True)]
+ALL = [
+    *(TorchDiffEq(method, 1e-3, 1e-3) for method in ADAPTIVE),
+    TorchSDE("euler", adaptive=True, rtol=0.1, atol=0.1),
+    TorchSDE("srk", adaptive=True),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -57,16 +63,22 @@ def relative_error(a, b):
 @pytest.mark.parametrize("steps", [1, 4])
 @pytest.mark.parametrize(("method", "tight"), [("dopri5", 1e-8), ("bosh3", 1e-6), ("adaptive_heun", 1e-5)])
 def test_errors_of_torchdiffeq_follow_the_tolerance(gaussian_score, method, tight, steps):
-    """Of the result against a fine solution, and of its gradient, in both modes, against the closed form of the flow."""
+    """Of the result against a fine solution, and of its gradient, in both modes, against the closed form of the
+    flow.
+    """
     score = gaussian_score(0.0, STD)
     alpha, sigma = score.schedule.alpha, score.schedule.sigma
-    closed = alpha(0.3) * math.sqrt((alpha(1e-3) ** 2 * STD**2 + sigma(1e-3) ** 2) / (alpha(0.3) ** 2 * STD**2 + sigma(0.3) ** 2))
+    closed = alpha(0.3) * math.sqrt(
+        (alpha(1e-3) ** 2 * STD**2 + sigma(1e-3) ** 2) / (alpha(0.3) ** 2 * STD**2 + sigma(0.3) ** 2)
+    )
     x = torch.rand(1, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     fine = DiffPure(score, 0.3, 400, solver=TorchDiffEq("rk4"), t_end=1e-3)(x, KEYS[:1]).detach()
     worst = []
     for tolerance in (1e-3, tight):
         for gradient in ("exact", "adjoint"):
-            y = DiffPure(score, 0.3, steps, gradient, TorchDiffEq(method, tolerance, tolerance), t_end=1e-3)(x, KEYS[:1])
+            y = DiffPure(score, 0.3, steps, gradient, TorchDiffEq(method, tolerance, tolerance), t_end=1e-3)(
+                x, KEYS[:1]
+            )
             (jacobian,) = torch.autograd.grad(y.sum(), x)
             worst.append(max((y - fine).abs().max().item(), (jacobian / closed - 1).abs().max().item()))
             assert worst[-1] < 20 * tolerance
@@ -75,8 +87,14 @@ def test_errors_of_torchdiffeq_follow_the_tolerance(gaussian_score, method, tigh
 
 def test_errors_of_torchsde_follow_the_tolerance(gaussian_score):
     """Against the same Brownian path at a much smaller tolerance."""
-    score, x = gaussian_score(0.2, STD), torch.rand(2, 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    results = [DiffPure(score, 0.3, 2, solver=TorchSDE("srk", adaptive=True, rtol=tol, atol=tol))(x, KEYS[:2]) for tol in (1e-1, 1e-2, 2e-4)]
+    score, x = (
+        gaussian_score(0.2, STD),
+        torch.rand(2, 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)),
+    )
+    results = [
+        DiffPure(score, 0.3, 2, solver=TorchSDE("srk", adaptive=True, rtol=tol, atol=tol))(x, KEYS[:2])
+        for tol in (1e-1, 1e-2, 2e-4)
+    ]
     coarse, fine = (((result - results[-1]) ** 2).mean().sqrt().item() for result in results[:-1])
     assert fine < 0.3 * coarse
     assert coarse < 0.1
@@ -96,7 +114,10 @@ def test_results_do_not_depend_on_the_batch(score, solver):
 
 @pytest.mark.parametrize("solver", ALL, ids=repr)
 def test_exact_equals_backprop(score, solver):
-    results = [value_and_gradient(DiffPure(score, 0.1, 2, mode, solver), X[:1], KEYS[:1]) for mode in ("exact", "backprop", "bpda")]
+    results = [
+        value_and_gradient(DiffPure(score, 0.1, 2, mode, solver), X[:1], KEYS[:1])
+        for mode in ("exact", "backprop", "bpda")
+    ]
     for value, _ in results[1:]:
         assert torch.equal(value, results[0][0])
     assert relative_error(results[0][1], results[1][1]) < 1e-12
@@ -108,13 +129,17 @@ def test_exact_equals_backprop(score, solver):
     ids=["torchdiffeq", "torchsde"],
 )
 def test_exact_gradient_matches_finite_differences(score, solver, close):
-    """Up to the tolerance: the difference also sees the steps change with the image, the gradient counts them as constants."""
+    """Up to the tolerance: the difference also sees the steps change with the image, the gradient counts them as
+    constants.
+    """
     purifier, x = DiffPure(score, 0.1, 2, solver=solver), X[:1]
     _, gradient = value_and_gradient(purifier, x, KEYS[:1])
     direction = gradient / gradient.norm()
     h = 1e-3
     with torch.no_grad():
-        difference = ((purifier(x + h * direction, KEYS[:1]) - purifier(x - h * direction, KEYS[:1])) * WEIGHT).sum() / (2 * h)
+        difference = (
+            (purifier(x + h * direction, KEYS[:1]) - purifier(x - h * direction, KEYS[:1])) * WEIGHT
+        ).sum() / (2 * h)
     assert (gradient * direction).sum().item() == pytest.approx(difference.item(), rel=close)
 
 
@@ -143,16 +168,22 @@ def test_repeated_steps_are_torchdiffeqs(score, method):
             end = torchdiffeq.odeint(view, x, ts, method=method, rtol=1e-4, atol=1e-4, options={"step_t": ts})[-1]
         assert len(view.accepted) > 1
         assert sum(view.accepted[-1]) == pytest.approx(1, abs=1e-15)
-        torch.testing.assert_close(_runge_kutta(ode, index, x, view.accepted, ADAPTIVE[method]), end, rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(
+            _runge_kutta(ode, index, x, view.accepted, ADAPTIVE[method]), end, rtol=1e-11, atol=1e-11
+        )
 
 
-@pytest.mark.parametrize("solver", [TorchDiffEq("bosh3", 1e-3, 1e-3), TorchSDE("srk", adaptive=True, rtol=0.1, atol=0.1)], ids=repr)
+@pytest.mark.parametrize(
+    "solver", [TorchDiffEq("bosh3", 1e-3, 1e-3), TorchSDE("srk", adaptive=True, rtol=0.1, atol=0.1)], ids=repr
+)
 def test_each_image_has_its_own_t_star(score, solver):
     t_star = torch.tensor([0.05, 0.1], dtype=torch.float64)
     purifier = DiffPure(score, t_star, 2, solver=solver)
     together, gradient = value_and_gradient(purifier, X[:2], KEYS[:2])
     for i in range(2):
-        alone, of_alone = value_and_gradient(DiffPure(score, t_star[i].item(), 2, solver=solver), X[i : i + 1], KEYS[i : i + 1])
+        alone, of_alone = value_and_gradient(
+            DiffPure(score, t_star[i].item(), 2, solver=solver), X[i : i + 1], KEYS[i : i + 1]
+        )
         torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-6, atol=1e-6)
     assert gradient.isfinite().all()
 
@@ -165,7 +196,12 @@ def test_transforms_of_torch_func(score):
 
 
 @pytest.mark.parametrize(
-    "solver", [TorchDiffEq("dopri5", 1e-6, 1e-6, max_evaluations=20), TorchSDE(adaptive=True, rtol=1e-5, atol=1e-5, max_evaluations=20)], ids=repr
+    "solver",
+    [
+        TorchDiffEq("dopri5", 1e-6, 1e-6, max_evaluations=20),
+        TorchSDE(adaptive=True, rtol=1e-5, atol=1e-5, max_evaluations=20),
+    ],
+    ids=repr,
 )
 def test_work_is_limited(score, solver):
     with pytest.raises(RuntimeError, match="more than max_evaluations=20"):

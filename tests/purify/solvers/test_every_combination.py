@@ -1,4 +1,5 @@
-"""Every process with every solver in every gradient mode, on Gaussian data, where the slope of the purifier is known; what makes no sense is refused.
+"""Every process with every solver in every gradient mode, on Gaussian data, where the slope of the purifier is known;
+what makes no sense is refused.
 
 With y = x / alpha and r = sigma / alpha, the reverse process with a share eta of the noise multiplies y - mean by
 ((s^2 + r_end^2) / (s^2 + r_start^2))^((1 + eta^2) / 2).
@@ -38,8 +39,14 @@ SOLVERS = {  # settings -> eta of the process that they solve, network evaluatio
     Exponential(): (0.0, STEPS - 1),
     Exponential("res", eta=1.0): (1.0, STEPS - 1),
 }
-WITHOUT_CLOSED_FORM = {Heun(S_churn=5.0): STEPS - 1, PredictorCorrector(): STEPS - 1, PredictorCorrector(2, predictor="ancestral"): STEPS - 2}
-"""Churn raises the noise on the way, and a corrector's step depends on the image: their two exact gradients are compared with each other."""
+WITHOUT_CLOSED_FORM = {
+    Heun(S_churn=5.0): STEPS - 1,
+    PredictorCorrector(): STEPS - 1,
+    PredictorCorrector(2, predictor="ancestral"): STEPS - 2,
+}
+"""Churn raises the noise on the way, and a corrector's step depends on the image: their two exact gradients are
+compared with each other.
+"""
 
 
 def slope(schedule, solver, steps, mode):
@@ -56,7 +63,8 @@ def closed_form(schedule, eta):
     return schedule.alpha(end) * (variances[0] / variances[1]) ** ((1 + eta**2) / 2)
 
 
-# First-order solvers are off by up to a tenth in 48 steps, the adjoint by more. Another eta would be off by more: 0.5 for 0.7 by 16 %, 0 for 1 by 89 %.
+# First-order solvers are off by up to a tenth in 48 steps, the adjoint by more. Another eta would be off by more: 0.5
+# for 0.7 by 16 %, 0 for 1 by 89 %.
 @pytest.mark.parametrize("solver", SOLVERS, ids=str)
 @pytest.mark.parametrize("schedule", PROCESSES, ids=lambda s: type(s).__name__)
 def test_the_slope_is_the_closed_form(schedule, solver):
@@ -67,7 +75,9 @@ def test_the_slope_is_the_closed_form(schedule, solver):
     torch.testing.assert_close(exact, backprop, rtol=1e-9, atol=0)
     assert torch.equal(slope(schedule, solver, steps, "bpda"), torch.ones_like(exact))
     if solver.has_adjoint:
-        torch.testing.assert_close(slope(schedule, solver, steps, "adjoint"), torch.full_like(exact, expected), rtol=0.15, atol=0)
+        torch.testing.assert_close(
+            slope(schedule, solver, steps, "adjoint"), torch.full_like(exact, expected), rtol=0.15, atol=0
+        )
     else:
         with pytest.raises(ValueError, match='gradient="adjoint" needs a solver that has one'):
             slope(schedule, solver, steps, "adjoint")

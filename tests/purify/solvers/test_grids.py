@@ -78,7 +78,9 @@ def test_a_t_star_for_each_image(unet_score, mode, eta):
         image = x[i : i + 1].detach().requires_grad_()
         alone = DiffPure(score, t, 4, mode, eta=eta)(image, keys[i : i + 1])
         torch.testing.assert_close(y[i : i + 1], alone, rtol=1e-10, atol=1e-12)
-        torch.testing.assert_close(gradient[i : i + 1], torch.autograd.grad(alone.square().sum(), image)[0], rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(
+            gradient[i : i + 1], torch.autograd.grad(alone.square().sum(), image)[0], rtol=1e-9, atol=1e-12
+        )
 
 
 def test_random_t_star_is_uniform_and_of_each_image_and_key(unet_score):
@@ -106,17 +108,26 @@ def test_vp_times_on_other_processes():
     ("arguments", "message"),
     [
         ({"t_star": torch.tensor([0.1, 1.2])}, r"t_star must lie in \(0, 1\], got \(2 times from 0.1 to 1.2\)"),
-        ({"t_star": torch.tensor([[0.1]])}, r"t_star must be a number, or floating-point times \(b,\), got torch.float32 of shape \(1, 1\)"),
+        (
+            {"t_star": torch.tensor([[0.1]])},
+            r"t_star must be a number, or floating-point times \(b,\), got torch.float32 of shape \(1, 1\)",
+        ),
         ({"t_delta": 0.1}, r"t_star must lie in \(0, 1\], got 0.1 \+- 0.1"),
         ({"t_delta": -0.1}, "t_delta must be at least 0, got -0.1"),
-        ({"t_delta": 0.01, "noising": "discrete"}, 'noising="discrete" is a chain that all images leave at the same step'),
+        (
+            {"t_delta": 0.01, "noising": "discrete"},
+            'noising="discrete" is a chain that all images leave at the same step',
+        ),
         ({"t_delta": 0.01, "grid": "diffpure"}, "grid='diffpure' has the same times for all images"),
         ({"t_end": 0.0, "gradient": "adjoint"}, "t_end=0 has no score, which the adjoint asks for there"),
         ({"solver": "tochsde"}, "solver='tochsde' is not one of torchsde"),
         ({"solver": "torchsde", "eta": -1.0}, "eta must be at least 0, got -1.0"),
         ({"solver": {"name": "torchsde", "order": 2}}, "solver='torchsde' has no option 'order'; it has method, eta"),
         ({"solver": solvers.TorchSDE(), "eta": 0.5}, "eta are options of a solver given by name"),
-        ({"solver": {"name": "heun", "S_churn": "lots"}, "steps": 9}, "solver='heun': an option is not of the type that is expected of it"),
+        (
+            {"solver": {"name": "heun", "S_churn": "lots"}, "steps": 9},
+            "solver='heun': an option is not of the type that is expected of it",
+        ),
         ({"solver": {"name": "torchsde", "eta": 0.5}, "eta": 1.0}, "has eta already: give each option once"),
         ({"solver": {"eta": 0.5}}, "has no name, which must be one of torchsde"),
     ],
@@ -133,7 +144,13 @@ def late():
 
 
 def test_a_process_that_begins_later_is_walked_down_to_its_beginning():
-    assert DiffPure(late(), 1.0, 4).path(torch.zeros(1, 1, 4, 4), torch.arange(1)).times == (1.0, 0.875, 0.75, 0.625, 0.5)
+    assert DiffPure(late(), 1.0, 4).path(torch.zeros(1, 1, 4, 4), torch.arange(1)).times == (
+        1.0,
+        0.875,
+        0.75,
+        0.625,
+        0.5,
+    )
     with pytest.raises(ValueError, match=r"t_end=0.1 lies before 0.5, where this score model's process begins"):
         DiffPure(late(), 1.0, 4, t_end=0.1)
 

@@ -1,7 +1,8 @@
 """Solvers given by a formula for one step, on Gaussian data, for every process.
 
-Data N(MEAN, STD^2) has a linear score, so every path is affine in the first state and in its normals. Unit inputs and unit normals find all factors of a path
-exactly: nothing is sampled. They are compared with an independent recursion on such factors (tight), and with the closed form as the steps shrink (order).
+Data N(MEAN, STD^2) has a linear score, so every path is affine in the first state and in its normals. Unit inputs and
+unit normals find all factors of a path exactly: nothing is sampled. They are compared with an independent recursion on
+such factors (tight), and with the closed form as the steps shrink (order).
 """
 
 import itertools
@@ -48,7 +49,9 @@ def grid_of(schedule, steps, name="karras"):
 
 @pytest.fixture
 def factors(monkeypatch):
-    """factors(solver): (offset, factor of the first state, factors of the normals in the order in which they are drawn)."""
+    """factors(solver): (offset, factor of the first state, factors of the normals in the order in which they are
+    drawn).
+    """
     drawn = []
 
     def unit_normals(keys, stage, step, shape, dtype):
@@ -200,10 +203,21 @@ CHURN = Heun(S_churn=2.0, S_tmin=0.1, S_tmax=0.8, S_noise=1.01)
 
 RECURSIONS = {
     **{f"ddim eta={eta}": (DDIM(eta), lambda r, eta=eta: r.ddim(eta)) for eta in (0.0, 0.6, 1.0)},
-    **{f"ancestral {kind}": (Ancestral(kind), lambda r, kind=kind: r.ancestral(kind)) for kind in ("small", "large", "learned")},
+    **{
+        f"ancestral {kind}": (Ancestral(kind), lambda r, kind=kind: r.ancestral(kind))
+        for kind in ("small", "large", "learned")
+    },
     **{f"heun S_churn={rule.S_churn}": (rule, lambda r, rule=rule: r.heun(rule)) for rule in (Heun(), CHURN)},
-    **{f"dpm++ {o} eta={eta}": (DPMSolver(o, eta), lambda r, o=o, eta=eta: r.dpm(o, eta)) for o in (1, 2) for eta in (0.0, 0.6, 1.0)},
-    **{f"exponential {w} eta={eta}": (Exponential(w, eta), lambda r, w=w, eta=eta: r.exponential(w, eta)) for w in ("dpm++", "res") for eta in (0.0, 1.0)},
+    **{
+        f"dpm++ {o} eta={eta}": (DPMSolver(o, eta), lambda r, o=o, eta=eta: r.dpm(o, eta))
+        for o in (1, 2)
+        for eta in (0.0, 0.6, 1.0)
+    },
+    **{
+        f"exponential {w} eta={eta}": (Exponential(w, eta), lambda r, w=w, eta=eta: r.exponential(w, eta))
+        for w in ("dpm++", "res")
+        for eta in (0.0, 1.0)
+    },
     "reverse diffusion": (PredictorCorrector(snr=TINY), lambda r: r.reverse_diffusion()),
 }
 
@@ -216,11 +230,15 @@ def test_the_path_is_the_published_recursion(factors, process, name):
     score = oracle(process, learned=name == "ancestral learned")
     for grid in ("karras", "uniform"):
         times = grid_of(score.schedule, 7, grid)
-        np.testing.assert_allclose(factors(rule.build(score, times)), recursion(Recursion(score.schedule, times)), rtol=1e-9, atol=1e-11)
+        np.testing.assert_allclose(
+            factors(rule.build(score, times)), recursion(Recursion(score.schedule, times)), rtol=1e-9, atol=1e-11
+        )
 
 
 def closed_form(schedule, eta):
-    """(factor, offset, variance) of the continuous way back; deviations from the marginal shrink like sqrt(v)^(1 + eta^2), v = STD^2 + r^2 for x / alpha."""
+    """(factor, offset, variance) of the continuous way back; deviations from the marginal shrink like sqrt(v)^(1 +
+    eta^2), v = STD^2 + r^2 for x / alpha.
+    """
     first, last = STD**2 + FIRST**2, STD**2 + LAST**2
     shrink = (last / first) ** ((1 + eta**2) / 2)
     alphas = schedule.alpha(schedule.time_of(FIRST)), schedule.alpha(schedule.time_of(LAST))
@@ -234,7 +252,17 @@ def moments(found):
 ORDERS = [
     *((rule, 0.0, 1) for rule in (DDIM(), DPMSolver(1))),
     *((rule, 0.0, 2) for rule in (Heun(), DPMSolver(), Exponential(), Exponential("res"))),
-    *((rule, 1.0, 1) for rule in (DDIM(1.0), Ancestral(), Ancestral("large"), Ancestral("learned"), DPMSolver(1, 1.0), PredictorCorrector(snr=TINY))),
+    *(
+        (rule, 1.0, 1)
+        for rule in (
+            DDIM(1.0),
+            Ancestral(),
+            Ancestral("large"),
+            Ancestral("learned"),
+            DPMSolver(1, 1.0),
+            PredictorCorrector(snr=TINY),
+        )
+    ),
     (DDIM(0.5), 0.5, 1),
     *((kind(eta=eta), eta, 2) for kind in (DPMSolver, Exponential) for eta in (0.5, 1.0)),
     (Exponential("res", 1.0), 1.0, 2),
@@ -244,7 +272,9 @@ ORDERS = [
 @every_process
 @pytest.mark.parametrize(("rule", "eta", "order"), ORDERS, ids=str)
 def test_order(factors, process, rule, eta, order):
-    """Of the Jacobian and of the mean, and where there is noise of the variance (all there is to know of a Gaussian: the weak order)."""
+    """Of the Jacobian and of the mean, and where there is noise of the variance (all there is to know of a Gaussian:
+    the weak order).
+    """
     score = oracle(process, learned=rule == Ancestral("learned"))
     expected = closed_form(score.schedule, eta)
     errors = []
@@ -267,7 +297,12 @@ def test_churn_keeps_the_marginal_to_second_order(factors, process):
         times = grid_of(score.schedule, steps)
         (a_t, s_t), (a_s, s_s) = ((score.schedule.alpha(t), score.schedule.sigma(t)) for t in (times[0], times[-1]))
         factor, offset, variance = moments(factors(Heun(S_churn=4.0, S_tmax=0.9).build(score, times)))
-        errors.append([factor * a_t * MEAN + offset - a_s * MEAN, factor**2 * (a_t**2 * STD**2 + s_t**2) + variance - (a_s**2 * STD**2 + s_s**2)])
+        errors.append(
+            [
+                factor * a_t * MEAN + offset - a_s * MEAN,
+                factor**2 * (a_t**2 * STD**2 + s_t**2) + variance - (a_s**2 * STD**2 + s_s**2),
+            ]
+        )
     assert factor < 0.7 * closed_form(score.schedule, 0.0)[0]  # the churn did something
     assert np.abs(errors).max(axis=0)[0] < 1e-12  # the data's mean is kept exactly
     for coarse, fine in itertools.pairwise(errors):
@@ -276,11 +311,14 @@ def test_churn_keeps_the_marginal_to_second_order(factors, process):
 
 @every_process
 def test_a_correction_is_langevin_with_the_ratio_rule(process):
-    """In large images |score|^2 = d / v for the marginal's variance v, so h = 2 snr^2 v, and a step of Langevin dynamics leaves v (1 + (h / v)^2)."""
+    """In large images |score|^2 = d / v for the marginal's variance v, so h = 2 snr^2 v, and a step of Langevin
+    dynamics leaves v (1 + (h / v)^2).
+    """
     score = oracle(process)
     schedule, snr, images = score.schedule, 0.5, 100
     t = schedule.time_of(FIRST)
-    levels = Levels(score, (t, schedule.time_of(FIRST * (1 - 1e-6)), schedule.time_of(LAST)))  # a step down that changes nothing
+    # a step down that changes nothing
+    levels = Levels(score, (t, schedule.time_of(FIRST * (1 - 1e-6)), schedule.time_of(LAST)))
     variance = schedule.alpha(t) ** 2 * STD**2 + schedule.sigma(t) ** 2
     normals = torch.randn(images, 1, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     x = schedule.alpha(t) * MEAN + variance**0.5 * normals

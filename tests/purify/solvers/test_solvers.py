@@ -1,4 +1,6 @@
-"""Solvers given by a formula for one step, on a nonlinear network: identities between them, gradients, randomness, costs, refusals."""
+"""Solvers given by a formula for one step, on a nonlinear network: identities between them, gradients, randomness,
+costs, refusals.
+"""
 
 import itertools
 import math
@@ -53,7 +55,9 @@ class WithVariance(nn.Module):
 @pytest.fixture
 def score(unet_score):
     """Serves every rule."""
-    return ScoreModel(WithVariance(unet_score.network), unet_score.schedule, "v", image_shape=(1, 28, 28), learned_variance=True).eval()
+    return ScoreModel(
+        WithVariance(unet_score.network), unet_score.schedule, "v", image_shape=(1, 28, 28), learned_variance=True
+    ).eval()
 
 
 def steps_of(rule, pieces=3):
@@ -76,7 +80,9 @@ def normals(stage, index, dtype=torch.float64):
 def test_exact_equals_backprop_bitwise(score, rule, dtype):
     score, x, steps = score.to(dtype), X[:2].to(dtype), steps_of(rule)
     y, exact = value_and_gradient(DiffPure(score, 0.1, steps, "exact", rule, grid="quadratic"), x, KEYS[:2])
-    y_reference, backprop = value_and_gradient(DiffPure(score, 0.1, steps, "backprop", rule, grid="quadratic"), x, KEYS[:2])
+    y_reference, backprop = value_and_gradient(
+        DiffPure(score, 0.1, steps, "backprop", rule, grid="quadratic"), x, KEYS[:2]
+    )
     assert torch.equal(y, y_reference)
     assert torch.equal(exact, backprop)
 
@@ -131,7 +137,9 @@ def test_an_image_does_not_see_its_batch(score, rule):
     with torch.no_grad():
         torch.testing.assert_close(purifier(X, KEYS)[1:2], purifier(X[1:2], KEYS[1:2]), rtol=0, atol=1e-5)
         shuffled = torch.tensor([2, 0, 1])
-        torch.testing.assert_close(purifier(X, KEYS)[shuffled], purifier(X[shuffled], KEYS[shuffled]), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            purifier(X, KEYS)[shuffled], purifier(X[shuffled], KEYS[shuffled]), rtol=0, atol=1e-5
+        )
 
 
 @every_rule
@@ -194,17 +202,24 @@ def test_ancestral_on_all_steps_is_ddpm(score, variance):
             x = Ancestral(variance).build(score, times).step(index, x, KEYS)
             noise, v = score.noise_and_variance(expected, t / 50)
             clean = (expected - (1 - bars[t]).sqrt() * noise) / bars[t].sqrt()
-            mean = bars[t - 1].sqrt() * betas[t] / (1 - bars[t]) * clean + (1 - betas[t]).sqrt() * (1 - bars[t - 1]) / (1 - bars[t]) * expected
+            mean = (
+                bars[t - 1].sqrt() * betas[t] / (1 - bars[t]) * clean
+                + (1 - betas[t]).sqrt() * (1 - bars[t - 1]) / (1 - bars[t]) * expected
+            )
             if t > 1:
                 small = betas[t] * (1 - bars[t - 1]) / (1 - bars[t])
                 share = {"small": torch.zeros_like(v), "large": torch.ones_like(v), "learned": (v + 1) / 2}[variance]
-                mean = mean + (0.5 * (share * betas[t].log() + (1 - share) * small.log())).exp() * normals(Stage.INCREMENT, index)
+                mean = mean + (0.5 * (share * betas[t].log() + (1 - share) * small.log())).exp() * normals(
+                    Stage.INCREMENT, index
+                )
             expected = mean
             torch.testing.assert_close(x, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_a_coarse_grid_is_a_subsequence_of_the_chain(score):
-    """The betas of a sub-sequence are 1 - abar_t / abar_s (Nichol & Dhariwal, section 4): the shorter chain, walked whole, gives the same."""
+    """The betas of a sub-sequence are 1 - abar_t / abar_s (Nichol & Dhariwal, section 4): the shorter chain, walked
+    whole, gives the same.
+    """
     fine = DiscreteVP.linear(60)
     bars = [fine.alpha(k / 60) ** 2 for k in (0, 10, 20, 30)]
     short = DiscreteVP(tuple(1 - b / a for a, b in itertools.pairwise(bars)))
@@ -231,7 +246,10 @@ def test_corrector_equals_the_published_loop(unet_score, vp):
             a = (score.schedule.alpha(t) / score.schedule.alpha(s)) ** 2 if vp else 1.0
             for k in (0, 1) if index < 2 else ():
                 z, gradient = normals(Stage.CORRECTOR, 2 * index + k), score.score(x, s)
-                sizes = [2 * a * (0.2 * each.norm() / slope.norm()).item() ** 2 for each, slope in zip(z, gradient, strict=True)]
+                sizes = [
+                    2 * a * (0.2 * each.norm() / slope.norm()).item() ** 2
+                    for each, slope in zip(z, gradient, strict=True)
+                ]
                 h = torch.tensor(sizes, dtype=torch.float64).reshape(-1, 1, 1, 1)
                 x = x + h * gradient + (2 * h).sqrt() * z
     torch.testing.assert_close(actual, x, rtol=1e-10, atol=1e-10)
@@ -242,24 +260,48 @@ def test_corrector_equals_the_published_loop(unet_score, vp):
     [
         ("ddim", {"gradient": "adjoint"}, 'gradient="adjoint" needs a solver that has one'),
         ({"name": "ddim", "eta": -0.1}, {}, "eta must be at least 0, got -0.1"),
-        ({"name": "ddim", "eta": 1.2}, {}, "eta=1.2 takes more noise than step . of this grid leaves.*eta must be at most 1"),
+        (
+            {"name": "ddim", "eta": 1.2},
+            {},
+            "eta=1.2 takes more noise than step . of this grid leaves.*eta must be at most 1",
+        ),
         ({"name": "ddim", "eta": 1.2}, {"t_end": 0.0}, "eta=1.2 takes more noise"),
         ({"name": "ddim", "churn": 1.0}, {}, "solver='ddim' has no option 'churn'; it has eta"),
         ({"name": "ancestral", "variance": "medium"}, {}, "variance='medium' is not one of small, large, learned"),
-        ({"name": "ancestral", "variance": "learned"}, {}, 'variance="learned" needs a score model with learned_variance=True'),
+        (
+            {"name": "ancestral", "variance": "learned"},
+            {},
+            'variance="learned" needs a score model with learned_variance=True',
+        ),
         ("heun", {"steps": 10}, "2 a step with Heun, 1 in the last: got 10; give 9 or 11"),
         ({"name": "heun", "S_churn": -1.0}, {}, "S_churn must be a number from 0, got -1.0"),
-        ({"name": "heun", "S_tmin": 2.0, "S_tmax": 1.0}, {}, "S_tmin and S_tmax must be noise levels with 0 <= S_tmin <= S_tmax, got 2.0 and 1.0"),
+        (
+            {"name": "heun", "S_tmin": 2.0, "S_tmax": 1.0},
+            {},
+            "S_tmin and S_tmax must be noise levels with 0 <= S_tmin <= S_tmax, got 2.0 and 1.0",
+        ),
         ({"name": "heun", "S_noise": 0.0}, {}, "S_noise must be a positive number, got 0.0"),
-        ({"name": "heun", "S_churn": 5.0}, {"t_star": 0.45}, "S_churn=5.0 raises the noise of step 0 to that of t=0.51.*beyond t_max=0.5"),
+        (
+            {"name": "heun", "S_churn": 5.0},
+            {"t_star": 0.45},
+            "S_churn=5.0 raises the noise of step 0 to that of t=0.51.*beyond t_max=0.5",
+        ),
         ({"name": "dpm++", "order": 3}, {}, "order must be 1 or 2, got 3"),
         ({"name": "dpm++", "eta": float("nan")}, {}, "eta must be a number of at least 0, got nan"),
         ("exponential", {"steps": 2}, "2 a step with Exponential, 1 in the last: got 2; give 1 or 3"),
         ({"name": "exponential", "weights": "half"}, {}, "weights='half' is not one of dpm.., res"),
-        ({"name": "predictor-corrector", "corrections": 2}, {"steps": 9}, "3 a step with PredictorCorrector, 1 in the last: got 9; give 7 or 10"),
+        (
+            {"name": "predictor-corrector", "corrections": 2},
+            {"steps": 9},
+            "3 a step with PredictorCorrector, 1 in the last: got 9; give 7 or 10",
+        ),
         ({"name": "predictor-corrector", "corrections": 0}, {}, "corrections must be an integer from 1, got 0"),
         ({"name": "predictor-corrector", "snr": 0.0}, {}, "snr must be a positive number, got 0.0"),
-        ({"name": "predictor-corrector", "predictor": "euler"}, {}, "predictor='euler' is not one of ancestral, reverse_diffusion"),
+        (
+            {"name": "predictor-corrector", "predictor": "euler"},
+            {},
+            "predictor='euler' is not one of ancestral, reverse_diffusion",
+        ),
     ],
 )
 def test_refused_at_construction(unet_score, solver, arguments, message):
@@ -280,7 +322,13 @@ def test_eta_beyond_one_works_while_the_root_is_real(unet_score):
 
 
 def test_names():
-    for name, kind in {"ddim": DDIM, "ancestral": Ancestral, "heun": Heun, "dpm++": DPMSolver, "exponential": Exponential}.items():
+    for name, kind in {
+        "ddim": DDIM,
+        "ancestral": Ancestral,
+        "heun": Heun,
+        "dpm++": DPMSolver,
+        "exponential": Exponential,
+    }.items():
         assert SOLVERS[name] is kind
         assert make(name) == kind()
     assert make({"name": "predictor-corrector", "snr": 0.1}) == PredictorCorrector(snr=0.1)

@@ -56,7 +56,9 @@ def test_measured_order(schedule, t_star, t_end, grid, method):
     x = torch.tensor([0.0, 1.0], dtype=torch.float64).reshape(2, 1, 1, 1)  # equal keys: the difference is the Jacobian
     errors = []
     for pieces in (32, 64):
-        y = DiffPure(score, t_star, pieces * FIXED[method], solver="torchdiffeq", method=method, grid=grid, t_end=t_end)(x, KEYS[:1].repeat(2))
+        y = DiffPure(
+            score, t_star, pieces * FIXED[method], solver="torchdiffeq", method=method, grid=grid, t_end=t_end
+        )(x, KEYS[:1].repeat(2))
         errors.append(abs((y[1] - y[0]).item() / flow(schedule, t_star, t_end) - 1))
     order = {"heun2": 2, "midpoint": 2}.get(method, FIXED[method])
     slope = math.log2(errors[0] / errors[1])
@@ -67,7 +69,9 @@ def test_measured_order(schedule, t_star, t_end, grid, method):
 
 def test_euler_is_torchsdes_without_noise(unet_score):
     for grid in ("uniform", "quadratic"):
-        y, gradient = value_and_gradient(DiffPure(unet_score.double(), 0.2, 4, solver="torchdiffeq", grid=grid), X.double())
+        y, gradient = value_and_gradient(
+            DiffPure(unet_score.double(), 0.2, 4, solver="torchdiffeq", grid=grid), X.double()
+        )
         y_sde, gradient_sde = value_and_gradient(DiffPure(unet_score, 0.2, 4, eta=0.0, grid=grid), X.double())
         torch.testing.assert_close(y, y_sde, rtol=1e-13, atol=1e-13)
         torch.testing.assert_close(gradient, gradient_sde, rtol=1e-12, atol=1e-12)
@@ -78,14 +82,21 @@ def test_euler_is_torchsdes_without_noise(unet_score):
 def test_exact_equals_backprop_bitwise(unet_score, dtype, method):
     score, x = unet_score.to(dtype), X.to(dtype)
     y, exact = value_and_gradient(DiffPure(score, 0.1, 12, "exact", TorchDiffEq(method), grid="quadratic"), x)
-    y_reference, backprop = value_and_gradient(DiffPure(score, 0.1, 12, "backprop", TorchDiffEq(method), grid="quadratic"), x)
+    y_reference, backprop = value_and_gradient(
+        DiffPure(score, 0.1, 12, "backprop", TorchDiffEq(method), grid="quadratic"), x
+    )
     assert torch.equal(y, y_reference)
     assert torch.equal(exact, backprop)
 
 
 @pytest.mark.parametrize("method", FIXED)
 def test_all_modes_give_the_same_values(unet_score, method):
-    values = [value_and_gradient(DiffPure(unet_score.double(), 0.1, 12, mode, TorchDiffEq(method), grid="quadratic"), X.double())[0] for mode in MODES]
+    values = [
+        value_and_gradient(
+            DiffPure(unet_score.double(), 0.1, 12, mode, TorchDiffEq(method), grid="quadratic"), X.double()
+        )[0]
+        for mode in MODES
+    ]
     for other in values[1:]:
         torch.testing.assert_close(values[0], other, rtol=1e-13, atol=1e-13)
 
@@ -106,7 +117,12 @@ def test_adjoint_converges_to_the_exact_gradient(grid, method, order):
     errors = []
     for pieces in (16, 32):
         exact, adjoint = (
-            torch.autograd.grad(DiffPure(score, 0.3, pieces * FIXED[method], mode, TorchDiffEq(method), grid=grid, t_end=0.05)(x, KEYS[:1]).sum(), x)[0]
+            torch.autograd.grad(
+                DiffPure(score, 0.3, pieces * FIXED[method], mode, TorchDiffEq(method), grid=grid, t_end=0.05)(
+                    x, KEYS[:1]
+                ).sum(),
+                x,
+            )[0]
             for mode in ("exact", "adjoint")
         )
         errors.append(relative_error(adjoint, exact))
@@ -117,16 +133,23 @@ def test_adjoint_converges_to_the_exact_gradient(grid, method, order):
 @pytest.mark.parametrize("grid", ["uniform", "quadratic"])
 @pytest.mark.parametrize("method", ["heun2", "rk4"])
 def test_adjoint_of_a_linear_score(gaussian_score, method, grid):
-    """Methods that look the same from both ends of a step have the exact gradient as their adjoint, if each evaluation belongs to its own piece both ways."""
+    """Methods that look the same from both ends of a step have the exact gradient as their adjoint, if each evaluation
+    belongs to its own piece both ways.
+    """
     x = torch.rand(1, 1, 4, 4, dtype=torch.float64, requires_grad=True)
     exact, adjoint = (
-        torch.autograd.grad(DiffPure(gaussian_score(0.2, STD), 0.3, 24, mode, TorchDiffEq(method), grid=grid)(x, KEYS[:1]).sum(), x)[0]
+        torch.autograd.grad(
+            DiffPure(gaussian_score(0.2, STD), 0.3, 24, mode, TorchDiffEq(method), grid=grid)(x, KEYS[:1]).sum(), x
+        )[0]
         for mode in ("exact", "adjoint")
     )
     torch.testing.assert_close(adjoint, exact, rtol=1e-13, atol=0)
 
 
-@pytest.mark.parametrize(("gradient", "function"), [("exact", "odeint"), ("backprop", "odeint"), ("bpda", "odeint"), ("adjoint", "odeint_adjoint")])
+@pytest.mark.parametrize(
+    ("gradient", "function"),
+    [("exact", "odeint"), ("backprop", "odeint"), ("bpda", "odeint"), ("adjoint", "odeint_adjoint")],
+)
 def test_torchdiffeq_is_called(unet_score, monkeypatch, gradient, function):
     calls = []
     real = getattr(torchdiffeq, function)
@@ -158,7 +181,9 @@ def test_each_image_has_its_own_t_star(unet_score, method):
     t_star = torch.tensor([0.05, 0.1, 0.2])
     together = DiffPure(unet_score.double(), t_star, 12, solver=TorchDiffEq(method), grid="quadratic")(X.double(), KEYS)
     for i in range(3):
-        alone = DiffPure(unet_score, t_star[i].item(), 12, solver=TorchDiffEq(method), grid="quadratic")(X[i : i + 1].double(), KEYS[i : i + 1])
+        alone = DiffPure(unet_score, t_star[i].item(), 12, solver=TorchDiffEq(method), grid="quadratic")(
+            X[i : i + 1].double(), KEYS[i : i + 1]
+        )
         torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-6, atol=1e-6)
 
 

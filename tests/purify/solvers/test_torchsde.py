@@ -47,7 +47,10 @@ def test_whole_purifier_equals_a_plain_loop(unet_score):
     torch.testing.assert_close(DiffPure(score, 0.1, 5)(x, KEYS), expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(("gradient", "function"), [("exact", "sdeint"), ("backprop", "sdeint"), ("bpda", "sdeint"), ("adjoint", "sdeint_adjoint")])
+@pytest.mark.parametrize(
+    ("gradient", "function"),
+    [("exact", "sdeint"), ("backprop", "sdeint"), ("bpda", "sdeint"), ("adjoint", "sdeint_adjoint")],
+)
 def test_torchsde_is_called(unet_score, monkeypatch, gradient, function):
     calls = []
     real = getattr(torchsde, function)
@@ -65,7 +68,11 @@ def test_torchsde_is_called(unet_score, monkeypatch, gradient, function):
 
 
 @pytest.mark.parametrize(("method", "steps", "gradient"), [
-    *((method, steps, gradient) for method, steps in (("euler", 1), ("euler", 6), ("milstein", 6)) for gradient in MODES),
+    *(
+        (method, steps, gradient)
+        for method, steps in (("euler", 1), ("euler", 6), ("milstein", 6))
+        for gradient in MODES
+    ),
     *(("srk", 6, gradient) for gradient in MODES if gradient != "adjoint"),
 ])  # fmt: skip
 def test_steps_counts_network_evaluations(unet_score, gradient, method, steps):
@@ -77,7 +84,9 @@ def test_steps_counts_network_evaluations(unet_score, gradient, method, steps):
 
 
 class Coarse(KeyedBrownian):
-    """The Brownian motion of a clock that is `factor` times finer, on the coarse clock: coarse increments are sums of fine ones."""
+    """The Brownian motion of a clock that is `factor` times finer, on the coarse clock: coarse increments are sums of
+    fine ones.
+    """
 
     factor = 1
 
@@ -88,9 +97,14 @@ class Coarse(KeyedBrownian):
         return answer / self.factor**0.5
 
 
-@pytest.mark.parametrize(("method", "order", "eta"), [("euler", 1, 1.0), ("euler", 1, 0.5), ("milstein", 1, 1.0), ("srk", 1.5, 1.0), ("srk", 1.5, 0.5)])
+@pytest.mark.parametrize(
+    ("method", "order", "eta"),
+    [("euler", 1, 1.0), ("euler", 1, 0.5), ("milstein", 1, 1.0), ("srk", 1.5, 1.0), ("srk", 1.5, 0.5)],
+)
 def test_strong_order(gaussian_score, monkeypatch, method, order, eta):
-    """Against a fine solution on the same Brownian path; the order of torchsde's SRK is at least 1.5, and higher for a linear score."""
+    """Against a fine solution on the same Brownian path; the order of torchsde's SRK is at least 1.5, and higher for a
+    linear score.
+    """
     score, finest = gaussian_score(0.2, 0.5), 128
     keys = noise_keys(0, torch.arange(40), 0)
     x = torch.rand(40, 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -115,7 +129,9 @@ def test_srk_on_a_quadratic_grid(gaussian_score):
     closed = alpha(0.3) * math.sqrt((alpha(1e-3) ** 2 / 4 + sigma(1e-3) ** 2) / (alpha(0.3) ** 2 / 4 + sigma(0.3) ** 2))
     errors = []
     for pieces in (32, 64):
-        y = DiffPure(score, 0.3, 3 * pieces, solver=TorchSDE("srk", eta=0.0), grid="quadratic", t_end=1e-3)(x, KEYS[:1].repeat(2))
+        y = DiffPure(score, 0.3, 3 * pieces, solver=TorchSDE("srk", eta=0.0), grid="quadratic", t_end=1e-3)(
+            x, KEYS[:1].repeat(2)
+        )
         errors.append(abs((y[1] - y[0]).item() / closed - 1))
     assert math.log2(errors[0] / errors[1]) == pytest.approx(2, abs=0.2)
 
@@ -126,7 +142,9 @@ def test_each_image_has_its_own_t_star(unet_score, grid, method):
     t_star = torch.tensor([0.05, 0.1, 0.2], dtype=torch.float64)
     together = DiffPure(unet_score.double(), t_star, 6, method=method, grid=grid)(X.double(), KEYS)
     for i in range(3):
-        alone = DiffPure(unet_score, t_star[i].item(), 6, method=method, grid=grid)(X[i : i + 1].double(), KEYS[i : i + 1])
+        alone = DiffPure(unet_score, t_star[i].item(), 6, method=method, grid=grid)(
+            X[i : i + 1].double(), KEYS[i : i + 1]
+        )
         torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-6, atol=1e-6)
 
 
@@ -158,7 +176,9 @@ def test_grids():
 def test_diffpures_grid():
     """Equal steps added up in float32, the last shortened; refused where rounding would make them overlap."""
     grid = torch.tensor(time_grid(0.1, 1e-5, 100, "diffpure"), dtype=torch.float64)
-    torch.testing.assert_close(grid, torch.cat([torch.linspace(0.1, 0.001, 100, dtype=torch.float64), torch.tensor([1e-5])]), rtol=0, atol=5e-6)
+    torch.testing.assert_close(
+        grid, torch.cat([torch.linspace(0.1, 0.001, 100, dtype=torch.float64), torch.tensor([1e-5])]), rtol=0, atol=5e-6
+    )
     assert grid.tolist() == grid.float().tolist()
     for t_star, steps in ((0.001, 200), (0.02, 2000)):
         with pytest.raises(ValueError, match=f'grid="diffpure" cannot take steps={steps} from t_star={t_star}'):

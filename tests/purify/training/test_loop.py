@@ -15,12 +15,20 @@ LABELS = torch.arange(64) % 10
 
 def tiny_model():
     torch.manual_seed(0)
-    return ScoreModel(build("small_unet", {"channels": 1, "base_channels": 8, "multipliers": [1], "blocks": 1}), LinearVP(), "v")
+    return ScoreModel(
+        build("small_unet", {"channels": 1, "base_channels": 8, "multipliers": [1], "blocks": 1}), LinearVP(), "v"
+    )
 
 
 def trainer(steps=6, **settings):
     loss = denoising_score_matching(TimeSampling(focus_share=0.5))
-    return Trainer(tiny_model(), loss, IMAGES, LABELS, TrainingSettings(steps=steps, batch_size=16, warmup_steps=2, precision="float32", **settings))
+    return Trainer(
+        tiny_model(),
+        loss,
+        IMAGES,
+        LABELS,
+        TrainingSettings(steps=steps, batch_size=16, warmup_steps=2, precision="float32", **settings),
+    )
 
 
 def weights(model):
@@ -64,7 +72,9 @@ def test_training_reduces_the_loss():
     losses: list[float] = []
     flat = (torch.arange(64) * 4).byte()[:, None, None, None].expand(64, 1, 8, 8).contiguous()
     settings = TrainingSettings(steps=200, batch_size=32, learning_rate=1e-2, warmup_steps=10)
-    Trainer(tiny_model(), denoising_score_matching(TimeSampling()), flat, LABELS, settings).run(lambda step, loss: bool(losses.append(loss.item())))
+    Trainer(tiny_model(), denoising_score_matching(TimeSampling()), flat, LABELS, settings).run(
+        lambda step, loss: bool(losses.append(loss.item()))
+    )
     assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
 
 

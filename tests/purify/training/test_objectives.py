@@ -67,20 +67,26 @@ class Zero(nn.Module):
 def test_the_default_objective_takes_the_steps_that_it_always_took():
     """Recorded before there were others: a training that was interrupted then goes on with the same random numbers."""
     times = TimeSampling(focus_share=0.5).draw(5, seeded(), LinearVP())
-    torch.testing.assert_close(times, torch.tensor([0.29775405, 0.39251924, 0.79251522, 0.05776204, 0.17775799]), rtol=0, atol=5e-8)
+    torch.testing.assert_close(
+        times, torch.tensor([0.29775405, 0.39251924, 0.79251522, 0.05776204, 0.17775799]), rtol=0, atol=5e-8
+    )
 
     class Slope(nn.Module):
         def forward(self, x, t):
             return 0.1 * x * t[:, None, None, None]
 
-    loss = denoising_score_matching(TimeSampling(t_max=0.3), flip=True)(ScoreModel(Slope(), LinearVP(), "v"), IMAGES, LABELS, seeded(3))
+    loss = denoising_score_matching(TimeSampling(t_max=0.3), flip=True)(
+        ScoreModel(Slope(), LinearVP(), "v"), IMAGES, LABELS, seeded(3)
+    )
     assert loss.item() == pytest.approx(0.8357354402542114, rel=1e-6)
 
 
 @pytest.mark.parametrize(("schedule", "t_min", "t_max"), RANGES, ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize("prediction", ["noise", "score", "x0", "v", "edm"])
 def test_every_weighting_is_its_own_error_in_every_parametrisation(schedule, t_min, t_max, prediction):
-    """The weighted loss of the output, against the errors of score, noise and clean image that the weightings are defined by."""
+    """The weighted loss of the output, against the errors of score, noise and clean image that the weightings are
+    defined by.
+    """
     model = ScoreModel(Curved(), schedule, prediction, sigma_data=0.4)
     x0, noise = torch.randn(2, 6, 1, 4, 4, dtype=torch.float64, generator=seeded())
     t = torch.linspace(t_min, t_max, 6, dtype=torch.float64)
@@ -101,11 +107,15 @@ def test_every_weighting_is_its_own_error_in_every_parametrisation(schedule, t_m
 
 
 def test_weights_have_the_published_form():
-    """Min-SNR: min(SNR, 5) for x0, over SNR for noise and over SNR + 1 for v (Hang et al.); likelihood for the score: g^2; EDM for its own F: 1."""
+    """Min-SNR: min(SNR, 5) for x0, over SNR for noise and over SNR + 1 for v (Hang et al.); likelihood for the score:
+    g^2; EDM for its own F: 1.
+    """
     schedule, t = LinearVP(), torch.tensor([0.05, 0.3, 0.8], dtype=torch.float64)
     ratio = schedule.alpha(t) ** 2 / schedule.sigma(t) ** 2
     for prediction, divisor in {"x0": 1, "noise": ratio, "v": ratio + 1}.items():
-        torch.testing.assert_close(weights(ScoreModel(Zero(), schedule, prediction), t, "min-snr"), ratio.clamp(max=5) / divisor)
+        torch.testing.assert_close(
+            weights(ScoreModel(Zero(), schedule, prediction), t, "min-snr"), ratio.clamp(max=5) / divisor
+        )
     torch.testing.assert_close(weights(ScoreModel(Zero(), schedule, "score"), t, "likelihood"), schedule.beta(t))
     torch.testing.assert_close(weights(ScoreModel(Zero(), EDM(), "edm"), t, "edm"), torch.ones_like(t))
 
@@ -114,28 +124,41 @@ def test_weights_have_the_published_form():
 def test_edm_loss_of_a_zero_network_is_one(weighting):
     """For data of deviation sigma_data, at EDM's own noise levels: F = 0 is worth 1 (Karras et al. 2022, section 5)."""
     model = ScoreModel(Zero(), EDM(), "edm", sigma_data=STD)
-    loss = denoising_score_matching(LognormalTimes(2e-3, 80.0), weighting=weighting)(model, gaussian_bytes(400), torch.zeros(400), seeded(1))
+    loss = denoising_score_matching(LognormalTimes(2e-3, 80.0), weighting=weighting)(
+        model, gaussian_bytes(400), torch.zeros(400), seeded(1)
+    )
     assert loss.item() == pytest.approx(1, rel=0.02)
 
 
 def test_simple_loss_of_a_zero_noise_network_is_one():
-    loss = denoising_score_matching(TimeSampling())(ScoreModel(Zero(), LinearVP(), "noise"), gaussian_bytes(400), torch.zeros(400), seeded(1))
+    loss = denoising_score_matching(TimeSampling())(
+        ScoreModel(Zero(), LinearVP(), "noise"), gaussian_bytes(400), torch.zeros(400), seeded(1)
+    )
     assert loss.item() == pytest.approx(1, rel=0.02)
 
 
-@pytest.mark.parametrize(("schedule", "t_min", "t_max"), [(LinearVP(), 0.1, 0.6), (SubVP(), 0.2, 0.8), (VE(), 0.3, 0.8), (EDM(), 0.2, 1.0), (CIRCLE, 0.1, 0.7)])
+@pytest.mark.parametrize(
+    ("schedule", "t_min", "t_max"),
+    [(LinearVP(), 0.1, 0.6), (SubVP(), 0.2, 0.8), (VE(), 0.3, 0.8), (EDM(), 0.2, 1.0), (CIRCLE, 0.1, 0.7)],
+)
 def test_likelihood_loss_of_the_exact_network_integrates_to_its_closed_form(schedule, t_min, t_max):
-    """int g^2 E |score error|^2 dt = ln(r^2 / (r^2 + s^2)), r = sigma / alpha, between the ends, whatever the process: g^2 dt = alpha^2 d(r^2)."""
+    """int g^2 E |score error|^2 dt = ln(r^2 / (r^2 + s^2)), r = sigma / alpha, between the ends, whatever the process:
+    g^2 dt = alpha^2 d(r^2).
+    """
     model = ScoreModel(GaussianNoise(schedule, 0.0, STD), schedule, "noise")
     times = TimeSampling(t_min, t_max, focus=t_max)
-    loss = denoising_score_matching(times, weighting="likelihood")(model, gaussian_bytes(600), torch.zeros(600), seeded(1)).item()
+    loss = denoising_score_matching(times, weighting="likelihood")(
+        model, gaussian_bytes(600), torch.zeros(600), seeded(1)
+    ).item()
     first, last = (noise_to_signal(schedule, t) ** 2 for t in (t_min, t_max))
     closed = math.log(last / (last + STD**2)) - math.log(first / (first + STD**2))
     assert loss * (t_max - t_min) == pytest.approx(closed, rel=0.03)
 
 
 def test_score_matching_loss_of_the_exact_network_is_the_posterior_variance(gaussian_score):
-    """For Gaussian data the best noise prediction leaves E Var(n | x_t) = alpha^2 s^2 / (alpha^2 s^2 + sigma^2), averaged over t."""
+    """For Gaussian data the best noise prediction leaves E Var(n | x_t) = alpha^2 s^2 / (alpha^2 s^2 + sigma^2),
+    averaged over t.
+    """
     score, times = gaussian_score(0.0, STD), TimeSampling(t_min=0.2, focus=0.201, t_max=0.202, focus_share=0.0)
     loss = denoising_score_matching(times)(score, gaussian_bytes(400), torch.zeros(400), seeded(1)).item()
     signal = LinearVP().alpha(0.201) ** 2 * STD**2
@@ -173,11 +196,15 @@ def test_log_snr_times_are_uniform_in_log_snr(schedule, t_min, t_max):
     assert times.dtype == torch.float32 and times.min() >= t_min * (1 - 1e-6) and times.max() <= t_max * (1 + 1e-6)
     values = log_snr(schedule, times.double()).sort().values
     low, high = (log_snr(schedule, t) for t in (t_max, t_min))
-    torch.testing.assert_close(values.diff(), torch.full((499,), (high - low) / 500, dtype=torch.float64), rtol=0.02, atol=0)
+    torch.testing.assert_close(
+        values.diff(), torch.full((499,), (high - low) / 500, dtype=torch.float64), rtol=0.02, atol=0
+    )
     assert values[0] - low < (high - low) / 500
 
 
-@pytest.mark.parametrize("schedule", [EDM(), VE(sigma_min=1e-3, sigma_max=1e3), CIRCLE], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "schedule", [EDM(), VE(sigma_min=1e-3, sigma_max=1e3), CIRCLE], ids=lambda value: type(value).__name__
+)
 def test_lognormal_times_have_edms_distribution(schedule):
     """Nearly unrestricted: the mean and deviation of ln(sigma / alpha) are EDM's P_mean and P_std."""
     t_min, t_max = schedule.time_of(3e-3), min(schedule.time_of(60.0), schedule.t_max)
@@ -222,9 +249,14 @@ def test_classifier_augmentation_moves_whole_images():
         (lambda: TimeSampling(focus_share=1.5), "focus_share must lie in"),
         (lambda: LogSNRTimes(0.5, 0.5), "need 0 < t_min < t_max, got t_min=0.5, t_max=0.5"),
         (lambda: LognormalTimes(std=0.0), "std a positive one, got mean=-1.2, std=0.0"),
-        (lambda: denoising_score_matching(TimeSampling(), weighting="p2"), "weighting='p2' is not one of simple, likelihood, edm, snr, min-snr"),
         (
-            lambda: denoising_score_matching(LogSNRTimes(1e-3, 80.0))(ScoreModel(Zero(), LinearVP()), IMAGES, LABELS, seeded()),
+            lambda: denoising_score_matching(TimeSampling(), weighting="p2"),
+            "weighting='p2' is not one of simple, likelihood, edm, snr, min-snr",
+        ),
+        (
+            lambda: denoising_score_matching(LogSNRTimes(1e-3, 80.0))(
+                ScoreModel(Zero(), LinearVP()), IMAGES, LABELS, seeded()
+            ),
             "t_max lies beyond 1.0, the end of the model's times",
         ),
     ],

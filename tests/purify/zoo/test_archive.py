@@ -41,7 +41,13 @@ FILES = ("top/a.bin", b"abc"), ("top/sub/b.bin", b"d" * 1000)
 
 
 @pytest.mark.parametrize(
-    "make", [lambda p: tar(p, *FILES), lambda p: tar(p, *FILES, mode="w"), lambda p: zipped(p, *FILES), lambda p: tar(p, *FILES, mode="w:gz")]
+    "make",
+    [
+        lambda p: tar(p, *FILES),
+        lambda p: tar(p, *FILES, mode="w"),
+        lambda p: zipped(p, *FILES),
+        lambda p: tar(p, *FILES, mode="w:gz"),
+    ],
 )
 def test_contents_arrive(make, tmp_path):
     source = make(tmp_path / "archive")
@@ -82,14 +88,26 @@ def lying_zip(path):
         (lambda p: zipped(p, ("../evil", b"x")), r"'../evil' would be written outside"),
         (lambda p: zipped(p, ("/tmp/evil", b"x")), r"'/tmp/evil' would be written outside"),
         (lambda p: zipped(p, ("C:\\evil", b"x")), r"would be written outside"),
-        (lambda p: tar(p, ("ok", b""), (special("l", tarfile.SYMTYPE, "/etc"), b"")), "the entry 'l' is a link or a device"),
-        (lambda p: tar(p, (special("l", tarfile.SYMTYPE, ".."), b""), ("l/evil", b"x")), "the entry 'l' is a link or a device"),
+        (
+            lambda p: tar(p, ("ok", b""), (special("l", tarfile.SYMTYPE, "/etc"), b"")),
+            "the entry 'l' is a link or a device",
+        ),
+        (
+            lambda p: tar(p, (special("l", tarfile.SYMTYPE, ".."), b""), ("l/evil", b"x")),
+            "the entry 'l' is a link or a device",
+        ),
         (lambda p: tar(p, (special("l", tarfile.LNKTYPE, "../secret"), b"")), "the entry 'l' is a link or a device"),
         (lambda p: tar(p, (special("d", tarfile.CHRTYPE), b"")), "the entry 'd' is a link or a device"),
         (lambda p: tar(p, (special("f", tarfile.FIFOTYPE), b"")), "the entry 'f' is a link or a device"),
         (lambda p: zipped(p, (symlink_in_zip("l"), "/etc/passwd")), "the entry 'l' is a link or a device"),
-        (lambda p: zipped(p, ("bomb", bytes(5_000_000))), "declares 5,000,000 bytes up to 'bomb', expected at most 1,000,000"),
-        (lambda p: tar(p, ("bomb", bytes(5_000_000))), "declares 5,000,000 bytes up to 'bomb', expected at most 1,000,000"),
+        (
+            lambda p: zipped(p, ("bomb", bytes(5_000_000))),
+            "declares 5,000,000 bytes up to 'bomb', expected at most 1,000,000",
+        ),
+        (
+            lambda p: tar(p, ("bomb", bytes(5_000_000))),
+            "declares 5,000,000 bytes up to 'bomb', expected at most 1,000,000",
+        ),
         (lambda p: tar(p, *((f"{i}", bytes(300_000)) for i in range(4))), "declares 1,200,000 bytes up to '3'"),
         (lambda p: zipped(p, *((f"{i}", b"") for i in range(30))), "holds more than 20 entries"),
         (lambda p: tar(p, *((f"{i}", b"") for i in range(30))), "holds more than 20 entries"),
@@ -121,4 +139,6 @@ def test_what_is_missing_or_there_already_is_named(tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(ArchiveError, match="already there"):
         extract(source, tmp_path / "out")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["archive", "out"] and not any((tmp_path / "out").iterdir())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["archive", "out"] and not any(
+        (tmp_path / "out").iterdir()
+    )

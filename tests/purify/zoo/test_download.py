@@ -1,4 +1,6 @@
-"""Against a server on this machine that does what real ones do on bad days; every test says what is left in the folder."""
+"""Against a server on this machine that does what real ones do on bad days; every test says what is left in the
+folder.
+"""
 
 import fcntl
 import gzip
@@ -29,11 +31,17 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def answer(content=CONTENT, status=200, send=None, cut=False, **headers):
-    """A head with `headers` (underscores are dashes), then `send` or the content; `cut` closes the connection after it."""
+    """A head with `headers` (underscores are dashes), then `send` or the content; `cut` closes the connection
+    after it.
+    """
 
     def act(handler):
         handler.send_response(status)
-        for name, value in {"Content-Length": str(len(content)), "ETag": '"1"', **{k.replace("_", "-"): v for k, v in headers.items()}}.items():
+        for name, value in {
+            "Content-Length": str(len(content)),
+            "ETag": '"1"',
+            **{k.replace("_", "-"): v for k, v in headers.items()},
+        }.items():
             if value is not None:
                 handler.send_header(name, value)
         handler.end_headers()
@@ -56,7 +64,14 @@ def ranged(content=CONTENT, tag='"1"', stop=None):
                 return
         rest = content[start:]
         extra = {"Content_Range": f"bytes {start}-{len(content) - 1}/{len(content)}"} if start else {}
-        answer(rest, 206 if start else 200, send=rest if stop is None else content[start:stop], cut=stop is not None, ETag=tag, **extra)(handler)
+        answer(
+            rest,
+            206 if start else 200,
+            send=rest if stop is None else content[start:stop],
+            cut=stop is not None,
+            ETag=tag,
+            **extra,
+        )(handler)
 
     return act
 
@@ -98,7 +113,13 @@ def left(fetch):
 
 def test_a_file_arrives_is_checked_and_recorded(serve, fetch):
     seen = []
-    found = fetch(serve(answer()), size=len(CONTENT), sha256=SHA256, md5=MD5, progress=lambda done, total: seen.append((done, total)))
+    found = fetch(
+        serve(answer()),
+        size=len(CONTENT),
+        sha256=SHA256,
+        md5=MD5,
+        progress=lambda done, total: seen.append((done, total)),
+    )
     assert fetch.target.read_bytes() == CONTENT and found == SHA256
     assert left(fetch) == ["weights.pt", "weights.pt.sha256"]
     assert (fetch.target.parent / "weights.pt.sha256").read_text() == f"{SHA256}  weights.pt\n"
@@ -219,7 +240,9 @@ def test_too_large_an_offer_is_refused_before_it_is_read(serve, fetch):
 
 @pytest.mark.parametrize("name", ["sha256", "md5"])
 def test_a_wrong_checksum_deletes_what_came(serve, fetch, name):
-    with pytest.raises(DownloadError, match=f"262,144 bytes with the {name} {hashlib.new(name, CONTENT).hexdigest()}, expected 0000"):
+    with pytest.raises(
+        DownloadError, match=f"262,144 bytes with the {name} {hashlib.new(name, CONTENT).hexdigest()}, expected 0000"
+    ):
         fetch(serve(answer()), **{name: "0" * hashlib.new(name).digest_size * 2})
     assert left(fetch) is None
 
@@ -245,7 +268,10 @@ def test_a_web_page_and_an_empty_file_are_no_weights(serve, fetch):
 
 def test_offline_is_one_message_at_once_and_nothing_left(fetch):
     for address in ("http://127.0.0.1:1/weights.pt", "http://no-such-host.invalid/weights.pt"):
-        with pytest.raises(DownloadError, match=r"cannot be reached: is this machine online\? The file can be put at .*weights.pt by hand"):
+        with pytest.raises(
+            DownloadError,
+            match=r"cannot be reached: is this machine online\? The file can be put at .*weights.pt by hand",
+        ):
             fetch(address)
     with pytest.raises(DownloadError, match="cannot be fetched"):
         fetch("weights.pt")
@@ -278,7 +304,9 @@ def test_a_web_page_that_calls_itself_a_file_is_not_recorded(serve, tmp_path):
 
 
 def test_bytes_are_kept_as_they_come(serve, tmp_path):
-    """A server that calls a gzip file's own compression an encoding of the transfer: the file, not what is in it, is what was asked for."""
+    """A server that calls a gzip file's own compression an encoding of the transfer: the file, not what is in it, is
+    what was asked for.
+    """
     packed = gzip.compress(bytes(10**6))
     address = serve(answer(packed, Content_Encoding="gzip"))
     download(address, tmp_path / "w.gz", size=len(packed), sleep=lambda _: None)
@@ -290,7 +318,10 @@ def test_check_file_records_and_compares(tmp_path):
     path.write_bytes(CONTENT)
     assert check_file(path, len(CONTENT), md5=MD5) == SHA256 == recorded_sha256(path)
     path.write_bytes(CONTENT[::-1])
-    with pytest.raises(DownloadError, match=f"has the sha256 .*, expected {SHA256} .that of an earlier download, recorded in {path}.sha256"):
+    with pytest.raises(
+        DownloadError,
+        match=f"has the sha256 .*, expected {SHA256} .that of an earlier download, recorded in {path}.sha256",
+    ):
         check_file(path)
     with pytest.raises(DownloadError, match="has 262,144 bytes, expected 1"):
         check_file(path, 1)

@@ -15,7 +15,15 @@ diffusers = pytest.importorskip("diffusers", reason="needs the optional extra: p
 
 def unet(**changes):
     torch.manual_seed(0)
-    settings = dict(sample_size=8, in_channels=3, out_channels=3, layers_per_block=1, block_out_channels=(8, 16), norm_num_groups=4, attention_head_dim=8)
+    settings = dict(
+        sample_size=8,
+        in_channels=3,
+        out_channels=3,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        norm_num_groups=4,
+        attention_head_dim=8,
+    )
     settings |= dict(down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"))
     return diffusers.UNet2DModel(**settings | changes).eval()
 
@@ -31,22 +39,40 @@ def pipeline(folder, network, scheduler):
     [
         ({}, LinearVP(0.1, 20.0), "noise"),
         ({"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}, DiscreteVP.cosine(), "v"),
-        ({"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}, DiscreteVP.scaled_linear(), "noise"),
-        ({"trained_betas": [0.1, 0.2, 0.3], "num_train_timesteps": 3, "prediction_type": "sample"}, DiscreteVP((0.1, 0.2, 0.3)), "x0"),
+        (
+            {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
+            DiscreteVP.scaled_linear(),
+            "noise",
+        ),
+        (
+            {"trained_betas": [0.1, 0.2, 0.3], "num_train_timesteps": 3, "prediction_type": "sample"},
+            DiscreteVP((0.1, 0.2, 0.3)),
+            "x0",
+        ),
     ],
     ids=str,
 )
 def test_outputs_and_process(tmp_path, scheduler, schedule, prediction):
-    """Label k of the chain is the marginal after k + 1 steps: alpha^2 of ours is diffusers' alphas_cumprod[k], and so is the network's output."""
+    """Label k of the chain is the marginal after k + 1 steps: alpha^2 of ours is diffusers' alphas_cumprod[k], and so
+    is the network's output.
+    """
     network, process = unet(), diffusers.DDPMScheduler(**scheduler)
     model = load_score_model(pipeline(tmp_path, network, process), check=False)
-    assert (model.schedule, model.prediction, model.image_shape, model.value_range) == (schedule, prediction, (3, 8, 8), (-1.0, 1.0))
+    assert (model.schedule, model.prediction, model.image_shape, model.value_range) == (
+        schedule,
+        prediction,
+        (3, 8, 8),
+        (-1.0, 1.0),
+    )
     length, x = len(process.alphas_cumprod), torch.randn(2, 3, 8, 8)
-    tolerance = 2e-3 if schedule == LinearVP(0.1, 20.0) else 1e-5  # the continuous limit of the chain, or the chain itself
+    # the continuous limit of the chain, or the chain itself
+    tolerance = 2e-3 if schedule == LinearVP(0.1, 20.0) else 1e-5
     for k in (0, length // 3, length - 1):
         t = (k + 1) / length
         assert golden.relative_error(model(x, t), network(x, k).sample) < 1e-5
-        assert model.schedule.alpha(t) ** 2 == pytest.approx(float(process.alphas_cumprod[k]), rel=20 * tolerance, abs=tolerance)
+        assert model.schedule.alpha(t) ** 2 == pytest.approx(
+            float(process.alphas_cumprod[k]), rel=20 * tolerance, abs=tolerance
+        )
     x = torch.rand(2, 3, 8, 8, requires_grad=True)
     purified = DiffPure(model, 0.1, 2)(x, noise_keys(0, torch.arange(2), 0))
     assert torch.autograd.grad(purified.sum(), x)[0].isfinite().all()
@@ -54,8 +80,15 @@ def test_outputs_and_process(tmp_path, scheduler, schedule, prediction):
 
 def test_ve_networks_and_classes(tmp_path):
     network = unet(time_embedding_type="fourier", num_class_embeds=4)
-    model = load_score_model(pipeline(tmp_path, network, diffusers.ScoreSdeVeScheduler(sigma_min=0.01, sigma_max=50.0)), check=False)
-    assert model.schedule == VE(0.01, 50.0) and model.value_range == (0.0, 1.0) and model.prediction == "score" and model.classes == 4
+    model = load_score_model(
+        pipeline(tmp_path, network, diffusers.ScoreSdeVeScheduler(sigma_min=0.01, sigma_max=50.0)), check=False
+    )
+    assert (
+        model.schedule == VE(0.01, 50.0)
+        and model.value_range == (0.0, 1.0)
+        and model.prediction == "score"
+        and model.classes == 4
+    )
     x, sigma = torch.randn(2, 3, 8, 8), 0.7
     expected = network(x, torch.tensor([sigma, sigma]), torch.tensor([2, 2])).sample
     assert golden.relative_error(model.with_class(2)(x, model.schedule.time_of(sigma)), expected) < 1e-5
@@ -93,7 +126,9 @@ def test_what_does_not_fit_is_explained(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="cannot be loaded"):
         load_score_model(folder)
     weights.rename(weights.with_suffix(".bin"))
-    with pytest.raises(CheckpointError, match="has no diffusion_pytorch_model.safetensors; other formats may carry code"):
+    with pytest.raises(
+        CheckpointError, match="has no diffusion_pytorch_model.safetensors; other formats may carry code"
+    ):
         load_score_model(folder)
     weights.write_bytes(whole)
     process = folder / "scheduler" / "scheduler_config.json"

@@ -1,4 +1,6 @@
-"""Files from strangers: each is a clear error, nothing in it runs, nothing of the size that it declares is allocated, nothing is left behind."""
+"""Files from strangers: each is a clear error, nothing in it runs, nothing of the size that it declares is allocated,
+nothing is left behind.
+"""
 
 import io
 import json
@@ -117,7 +119,11 @@ def decoy(path):
 def old_pickle_before_a_zip(path):
     """The first bytes decide what is read; a zip at the end is what a check by `zipfile` sees."""
     system = dict(protocol_version=1001, little_endian=True, type_sizes=dict(short=2, int=4, long=4))
-    start = b"".join(pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, system)) + FILLED + pickle.dumps([], 2)
+    start = (
+        b"".join(pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, system))
+        + FILLED
+        + pickle.dumps([], 2)
+    )
     path.write_bytes(start + zipped(path, data_pkl=NOTHING).read_bytes())
     return path
 
@@ -188,7 +194,11 @@ HOSTILE = [
     ("a.pt", lying_zip_bomb, "declare 4,000,000,000 bytes in a file of .*, as a zip bomb does"),
     ("a.pt", overlapping, "as a zip bomb does"),
     ("a.pt", compressed, "its entries are compressed"),
-    ("a.pt", lambda path: declaring(path, 10**12), "its tensors declare more than 4,000,000,000,000 bytes in a file of"),
+    (
+        "a.pt",
+        lambda path: declaring(path, 10**12),
+        "its tensors declare more than 4,000,000,000,000 bytes in a file of",
+    ),
     ("a.pt", lambda path: declaring(path, 10**4), "its tensors declare more than 40,000 bytes"),
     ("a.pt", torn, "is not a whole checkpoint"),
     ("a.pth", page, "is a web page, not a checkpoint"),
@@ -196,8 +206,16 @@ HOSTILE = [
     ("a.safetensors", torn_safetensors, "is not a whole"),
     ("a.safetensors", lambda path: safetensors(path, HUGE, bytes(16)), "is not a whole"),
     ("a.pt", lambda path: safetensors(path, HUGE, bytes(16)), "is not a whole"),
-    ("a.safetensors", lambda path: safetensors(path, b"{}", length=10**18), "its header declares 1,000,000,000,000,000,000 bytes in a file of 10"),
-    ("a.safetensors", lambda path: safetensors(path, b"{" + b" " * LARGEST_HEADER), "its safetensors header has .* bytes, expected at most"),
+    (
+        "a.safetensors",
+        lambda path: safetensors(path, b"{}", length=10**18),
+        "its header declares 1,000,000,000,000,000,000 bytes in a file of 10",
+    ),
+    (
+        "a.safetensors",
+        lambda path: safetensors(path, b"{" + b" " * LARGEST_HEADER),
+        "its safetensors header has .* bytes, expected at most",
+    ),
     ("a.safetensors", lambda path: safetensors(path, b"[" * 100_000), "is not a whole"),
     ("a.safetensors", lambda path: safetensors(path, b"not json"), "is not a whole"),
     ("a.safetensors", lambda path: path.write_bytes(b"abc"), "is not a whole safetensors file"),
@@ -271,7 +289,9 @@ def test_weights_in_pytorch_files_that_do_not_fit(change, message, tmp_path):
 
 @pytest.mark.parametrize(("change", "message"), ANYWHERE)
 def test_weights_in_safetensors_that_do_not_fit(change, message, tmp_path):
-    save_file({name: tensor for name, tensor in {**STATE, **change}.items() if tensor is not None}, tmp_path / "a.safetensors")
+    save_file(
+        {name: tensor for name, tensor in {**STATE, **change}.items() if tensor is not None}, tmp_path / "a.safetensors"
+    )
     with pytest.raises(CheckpointError, match=message):
         load(tmp_path / "a.safetensors")
 
@@ -290,7 +310,10 @@ def test_a_wrong_architecture(tmp_path):
         (raw_pickle, "is not a whole safetensors file"),
         (torch_pickle, "is not a whole safetensors file"),
         (lambda path: safetensors(path, HUGE, bytes(16)), "is not a whole safetensors file"),
-        (lambda path: safetensors(path, {**HUGE, "__metadata__": {"purify": "{}"}}, bytes(16)), "is not a whole safetensors file"),
+        (
+            lambda path: safetensors(path, {**HUGE, "__metadata__": {"purify": "{}"}}, bytes(16)),
+            "is not a whole safetensors file",
+        ),
         (lambda path: safetensors(path, b"{}", length=10**18), "is not a whole safetensors file"),
         (lambda path: safetensors(path, {"__metadata__": {"purify": "[1]"}}), "must be a mapping"),
         (lambda path: safetensors(path, {"__metadata__": {"purify": "{"}}), "is not a whole safetensors file"),
@@ -305,8 +328,15 @@ def test_own_files(make, message, tmp_path):
 
 def test_a_description_that_asks_for_a_huge_network(tmp_path):
     """Building ends as soon as there is more than the file can fill."""
-    network = {"architecture": "small_unet", "config": {"channels": 1, "blocks": 10**9}, "schedule": {"name": "LinearVP"}, "provenance": {}}
-    safetensors(tmp_path / "a.safetensors", {"__metadata__": {"purify": json.dumps({"kind": "score_model", **network})}})
+    network = {
+        "architecture": "small_unet",
+        "config": {"channels": 1, "blocks": 10**9},
+        "schedule": {"name": "LinearVP"},
+        "provenance": {},
+    }
+    safetensors(
+        tmp_path / "a.safetensors", {"__metadata__": {"purify": json.dumps({"kind": "score_model", **network})}}
+    )
     with pytest.raises(CheckpointError, match="has more than 1,000 parameters, the file fewer tensors"):
         load_score_model(tmp_path / "a.safetensors")
 
@@ -332,13 +362,27 @@ def test_containers_that_hold_themselves_are_walked_once():
 
 
 def test_what_files_hold(tmp_path, unet_score):
-    save_file({**STATE, "half": torch.zeros(2, dtype=torch.bfloat16)}, tmp_path / "plain.safetensors", metadata={"format": "pt"})
+    save_file(
+        {**STATE, "half": torch.zeros(2, dtype=torch.bfloat16)},
+        tmp_path / "plain.safetensors",
+        metadata={"format": "pt"},
+    )
     found = inspect(tmp_path / "plain.safetensors")
-    assert (found.format, len(found.tensors), found.metadata, found.description) == ("safetensors", len(STATE) + 1, {"format": "pt"}, None)
+    assert (found.format, len(found.tensors), found.metadata, found.description) == (
+        "safetensors",
+        len(STATE) + 1,
+        {"format": "pt"},
+        None,
+    )
     assert sum(tensor.numel for tensor in found.tensors) == 702_501
     assert {tensor.dtype for tensor in found.tensors} == {"float32", "bfloat16"}
 
-    purify.save_score_model(tmp_path / "own.safetensors", unet_score, "small_unet", {"channels": 1, "base_channels": 16, "multipliers": [1, 2], "blocks": 1})
+    purify.save_score_model(
+        tmp_path / "own.safetensors",
+        unet_score,
+        "small_unet",
+        {"channels": 1, "base_channels": 16, "multipliers": [1, 2], "blocks": 1},
+    )
     assert inspect(tmp_path / "own.safetensors").description["architecture"] == "small_unet"
 
     network = golden.network(NAME).requires_grad_(True)
@@ -352,8 +396,12 @@ def test_what_files_hold(tmp_path, unet_score):
         torch.save(content, tmp_path / "checkpoint_8.pth", _use_new_zipfile_serialization=new)
         found = inspect(tmp_path / "checkpoint_8.pth")
         assert (found.format, found.has_average, found.has_optimizer) == ("PyTorch", True, True)
-        assert {tensor.name: tensor.shape for tensor in found.tensors} == {name: tuple(tensor.shape) for name, tensor in STATE.items()}
-        assert {f"  model: dict of {len(STATE)}, {len(STATE)} tensors", "    decay: 0.9999", "  step: 3"} <= set(found.layout)
+        assert {tensor.name: tensor.shape for tensor in found.tensors} == {
+            name: tuple(tensor.shape) for name, tensor in STATE.items()
+        }
+        assert {f"  model: dict of {len(STATE)}, {len(STATE)} tensors", "    decay: 0.9999", "  step: 3"} <= set(
+            found.layout
+        )
 
 
 def test_the_registry_s_networks_are_recognised():

@@ -19,17 +19,28 @@ def description(name):
 
 def load(path, name, **changes):
     entry = description(name)
-    return load_score_model(path, entry["architecture"], entry["config"] | changes, check=False)  # the recorded weights do not denoise
+    # the recorded weights do not denoise
+    return load_score_model(path, entry["architecture"], entry["config"] | changes, check=False)
 
 
 @pytest.fixture
 def score_sde_file(tmp_path):
-    """As checkpoint_8.pth: weights that are not the average under `module.` names, the average as a list in parameter order, an optimiser."""
+    """As checkpoint_8.pth: weights that are not the average under `module.` names, the average as a list in parameter
+    order, an optimiser.
+    """
     network = golden.network("score_sde.ddpmpp_small").requires_grad_(True)
     shadows = [parameter.detach().clone() for parameter in network.parameters()]
-    state = {f"module.{name}": tensor + (0.01 if tensor.is_floating_point() and name != "sigmas" else 0) for name, tensor in network.state_dict().items()}
+    state = {
+        f"module.{name}": tensor + (0.01 if tensor.is_floating_point() and name != "sigmas" else 0)
+        for name, tensor in network.state_dict().items()
+    }
     optimizer = torch.optim.Adam(network.parameters()).state_dict()
-    content = {"optimizer": optimizer, "model": state, "ema": {"decay": 0.9999, "num_updates": 7, "shadow_params": shadows}, "step": 3}
+    content = {
+        "optimizer": optimizer,
+        "model": state,
+        "ema": {"decay": 0.9999, "num_updates": 7, "shadow_params": shadows},
+        "step": 3,
+    }
     torch.save(content, tmp_path / "checkpoint_8.pth")
     return tmp_path / "checkpoint_8.pth"
 
@@ -45,11 +56,19 @@ def test_score_sde_checkpoint_gives_its_average(score_sde_file):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 1e-2)])
 @pytest.mark.parametrize(
-    ("name", "label"), [("guided_diffusion.small", lambda t: (t + 1) / 1000), ("ddpm.small", lambda t: (t + 1) / 1000), ("edm.ddpmpp_small", lambda t: t)]
+    ("name", "label"),
+    [
+        ("guided_diffusion.small", lambda t: (t + 1) / 1000),
+        ("ddpm.small", lambda t: (t + 1) / 1000),
+        ("edm.ddpmpp_small", lambda t: t),
+    ],
 )
 def test_plain_state_dicts(tmp_path, name, label, dtype, tolerance):
     """As a PyTorch file and as safetensors; the recorded labels are what the continuous time says."""
-    state = {key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in golden.network(name).state_dict().items()}
+    state = {
+        key: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for key, tensor in golden.network(name).state_dict().items()
+    }
     torch.save(state, tmp_path / "weights.pt")
     save_file(state, tmp_path / "weights.safetensors")
     io = golden.recorded(name)
@@ -71,7 +90,9 @@ def test_the_process_is_that_of_the_configuration(tmp_path):
     with pytest.raises(ValueError, match="training.sde='vesde' with positional labels is not one of vpsde, subvpsde"):
         load(tmp_path / "vp.pt", "score_sde.ddpmpp_small", training={"sde": "vesde", "continuous": True})
     with pytest.raises(ValueError, match="the configuration has no 'training'"):
-        load_score_model(tmp_path / "vp.pt", entry["architecture"], {key: entry["config"][key] for key in ("data", "model")})
+        load_score_model(
+            tmp_path / "vp.pt", entry["architecture"], {key: entry["config"][key] for key in ("data", "model")}
+        )
 
 
 def test_ve_networks_of_images_in_the_unit_range(tmp_path):
@@ -91,7 +112,9 @@ def test_ve_networks_of_images_in_the_unit_range(tmp_path):
 
 
 def test_discrete_labels_count_from_the_largest_noise_level(tmp_path):
-    """score_sde's VE networks without continuous times: label i is the i-th of 1000 levels from sigma_max, found by rounding."""
+    """score_sde's VE networks without continuous times: label i is the i-th of 1000 levels from sigma_max, found by
+    rounding.
+    """
     name, config = "score_sde.ncsnpp_ve_small", description("score_sde.ncsnpp_ve_small")["config"]
     model_config = config["model"] | {"embedding_type": "positional"}
     network = build("score_sde/ncsnpp", config | {"model": model_config})
@@ -103,7 +126,8 @@ def test_discrete_labels_count_from_the_largest_noise_level(tmp_path):
         assert model._labels(torch.zeros(1, 3, 16, 16), t).tolist() == [i]
         assert model.schedule.sigma(t) == pytest.approx(float(levels[i]), rel=1e-4)
     discrete = load(vp_file(tmp_path), "score_sde.ddpmpp_small", training={"sde": "vpsde", "continuous": False})
-    assert discrete._labels(torch.zeros(1, 3, 16, 16), 0.1).tolist() == [99.0]  # after 100 steps of the chain, the 100th label
+    # after 100 steps of the chain, the 100th label
+    assert discrete._labels(torch.zeros(1, 3, 16, 16), 0.1).tolist() == [99.0]
 
 
 def vp_file(folder):
@@ -111,7 +135,9 @@ def vp_file(folder):
     return folder / "vp.pt"
 
 
-@pytest.mark.parametrize(("name", "argument"), [("guided_diffusion.small", "num_classes"), ("edm.ddpmpp_small", "label_dim")])
+@pytest.mark.parametrize(
+    ("name", "argument"), [("guided_diffusion.small", "num_classes"), ("edm.ddpmpp_small", "label_dim")]
+)
 def test_class_conditional_networks(tmp_path, name, argument):
     """The class reaches the network: outputs are those of the network called with it, and differ between classes."""
     entry = description(name)
@@ -129,7 +155,9 @@ def test_class_conditional_networks(tmp_path, name, argument):
     expected = network.eval()(x, torch.tensor([label, label]), labels)[:, :3]
     torch.testing.assert_close(model.with_class(3)(x, t), expected, rtol=1e-5, atol=1e-5)
     assert golden.relative_error(model.with_class(1)(x, t), expected) > 1e-3
-    purified = DiffPure(model.with_class(3), 0.1, 2, time="vp")(torch.rand(2, 3, 16, 16), noise_keys(0, torch.arange(2), 0))
+    purified = DiffPure(model.with_class(3), 0.1, 2, time="vp")(
+        torch.rand(2, 3, 16, 16), noise_keys(0, torch.arange(2), 0)
+    )
     assert purified.isfinite().all()
 
 

@@ -50,8 +50,14 @@ def test_networks_have_the_recorded_size(name, parameters):
 @pytest.mark.parametrize("path", sorted(golden.FOLDER.glob("*.keys.json")), ids=lambda path: path.name)
 def test_recorded_names_and_shapes_are_those_of_an_entry(path):
     recorded = json.loads(path.read_text())
-    networks = [registry.network_of(entry) for entry in registry.entries().values() if entry.architecture == recorded["architecture"]]
-    assert recorded["state_dict"] in [{name: list(tensor.shape) for name, tensor in network.state_dict().items()} for network in networks]
+    networks = [
+        registry.network_of(entry)
+        for entry in registry.entries().values()
+        if entry.architecture == recorded["architecture"]
+    ]
+    assert recorded["state_dict"] in [
+        {name: list(tensor.shape) for name, tensor in network.state_dict().items()} for network in networks
+    ]
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in registry.entries().values() if entry.config is not None])
@@ -68,17 +74,31 @@ def test_facts_of_the_literature():
     assert (adm.size, adm.sha256) == (2_211_383_297, "a37c32fffd316cd494cf3f35b339936debdc1576dad13fe57c42399a5dbc78b1")
     cifar = registry.find("cifar10-binary").files[0]
     assert (cifar.size, cifar.md5) == (170_052_171, "c32a1d4ab5d03f1284b67883e8d87530")
-    for name, sde, centered in (("cifar10-ddpmpp-deep-vp", "vpsde", True), ("cifar10-ddpmpp-subvp", "subvpsde", True), ("cifar10-ncsnpp-ve", "vesde", False)):
+    for name, sde, centered in (
+        ("cifar10-ddpmpp-deep-vp", "vpsde", True),
+        ("cifar10-ddpmpp-subvp", "subvpsde", True),
+        ("cifar10-ncsnpp-ve", "vesde", False),
+    ):
         config = registry.find(name).config
         assert (config["training"]["sde"], config["data"]["centered"]) == (sde, centered)
     assert registry.find("imagenet64-adm-cond").config["noise_schedule"] == "cosine"
-    assert all(entry.export and "save_file" in entry.note for entry in registry.entries().values() if entry.files[0].name.endswith(".pkl"))
+    assert all(
+        entry.export and "save_file" in entry.note
+        for entry in registry.entries().values()
+        if entry.files[0].name.endswith(".pkl")
+    )
 
 
 def test_paths(folders):
-    assert registry.path_of(registry.find("imagenet256-adm-uncond")) == folders / "models" / "imagenet256-adm-uncond" / "256x256_diffusion_uncond.pt"
+    assert (
+        registry.path_of(registry.find("imagenet256-adm-uncond"))
+        == folders / "models" / "imagenet256-adm-uncond" / "256x256_diffusion_uncond.pt"
+    )
     assert registry.path_of(registry.find("cifar10-edm-uncond-vp")).name == "edm-cifar10-32x32-uncond-vp.safetensors"
-    assert registry.path_of(registry.find("cifar10-binary")) == folders / "cache" / "purify" / "data" / "cifar-10-batches-bin"
+    assert (
+        registry.path_of(registry.find("cifar10-binary"))
+        == folders / "cache" / "purify" / "data" / "cifar-10-batches-bin"
+    )
     several = registry.find("cifar10-ddpm-diffusers")
     assert registry.path_of(several) == folders / "models" / "cifar10-ddpm-diffusers"
     assert not registry.is_here(several)
@@ -99,15 +119,23 @@ def test_what_to_do_is_said_in_full(folders):
     def text(name):
         return registry.how_to_get(registry.find(name))
 
-    assert "`purify models fetch imagenet256-adm-uncond`, or put 256x256_diffusion_uncond.pt" in text("imagenet256-adm-uncond")
+    assert "`purify models fetch imagenet256-adm-uncond`, or put 256x256_diffusion_uncond.pt" in text(
+        "imagenet256-adm-uncond"
+    )
     assert f"into {folders / 'models' / 'imagenet256-adm-uncond'} by hand" in text("imagenet256-adm-uncond")
     by_hand = text("cifar10-ddpmpp-vp")
-    assert by_hand.startswith("download checkpoint_8.pth from https://drive.google.com/drive/folders/") and "cifar10-ddpmpp-vp/checkpoint_8.pth" in by_hand
+    assert (
+        by_hand.startswith("download checkpoint_8.pth from https://drive.google.com/drive/folders/")
+        and "cifar10-ddpmpp-vp/checkpoint_8.pth" in by_hand
+    )
     assert "then export the weights to" in text("cifar10-edm-uncond-vp")
 
 
 def test_unknown_names_are_told_the_nearest():
-    with pytest.raises(RegistryError, match="no model or data set 'cifar10-ddpmpp-deep' in the registry; did you mean 'cifar10-ddpmpp-deep-vp'"):
+    with pytest.raises(
+        RegistryError,
+        match="no model or data set 'cifar10-ddpmpp-deep' in the registry; did you mean 'cifar10-ddpmpp-deep-vp'",
+    ):
         registry.find("cifar10-ddpmpp-deep")
     with pytest.raises(RegistryError, match="did you mean 'imagenet256-adm-uncond'"):
         registry.find("imagenet256-adm-uncnd")

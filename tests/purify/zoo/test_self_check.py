@@ -1,4 +1,6 @@
-"""The look at a score model when it is loaded: silent for the right conventions, and naming the right ones for the wrong."""
+"""The look at a score model when it is loaded: silent for the right conventions, and naming the right ones for the
+wrong.
+"""
 
 import copy
 import re
@@ -13,7 +15,10 @@ from purify.networks.gaussian import GaussianNoise
 from purify.schedules import EDM, VE, DiscreteVP, LinearVP
 from purify.zoo.self_check import ScoreModelWarning, diagnose, error_left
 
-RIGHT = r"with schedule=LinearVP\(beta_min=0.1, beta_max=20.0\), time_scale=1, time_offset=0, prediction='v', value_range=\(-1.0, 1.0\) it denoises"
+RIGHT = (
+    r"with schedule=LinearVP\(beta_min=0.1, beta_max=20.0\), time_scale=1, time_offset=0, prediction='v',"
+    r" value_range=\(-1.0, 1.0\) it denoises"
+)
 
 
 @pytest.fixture(scope="module")
@@ -53,17 +58,29 @@ def test_mistakes_are_named(packaged, mistake):
 
 
 def test_the_error_is_that_of_theory():
-    """For Gaussian pixels the best denoiser is the best constant multiple of the deviation from the mean: a ratio of 1 where the mean is 0."""
+    """For Gaussian pixels the best denoiser is the best constant multiple of the deviation from the mean: a ratio of 1
+    where the mean is 0.
+    """
     schedule = LinearVP()
     model = ScoreModel(GaussianNoise(schedule, 0.0, 0.5), schedule)
-    x = (torch.randn(3, 1, 128, 128, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 0.25 + 0.5).clamp(0, 1)
+    x = (
+        torch.randn(3, 1, 128, 128, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 0.25 + 0.5
+    ).clamp(0, 1)
     for ratio in error_left(model, x).values():
         assert ratio == pytest.approx(1, abs=0.05)
 
 
 def test_untrained_weights_are_reported(unet_score, tmp_path):
-    purify.save_score_model(tmp_path / "m.safetensors", unet_score, "small_unet", {"channels": 1, "base_channels": 16, "multipliers": [1, 2], "blocks": 1})
-    with pytest.warns(ScoreModelWarning, match="m.safetensors: the model hardly denoises smooth test images.*No usual convention does better"):
+    purify.save_score_model(
+        tmp_path / "m.safetensors",
+        unet_score,
+        "small_unet",
+        {"channels": 1, "base_channels": 16, "multipliers": [1, 2], "blocks": 1},
+    )
+    with pytest.warns(
+        ScoreModelWarning,
+        match="m.safetensors: the model hardly denoises smooth test images.*No usual convention does better",
+    ):
         purify.load_score_model(tmp_path / "m.safetensors")
     with pytest.warns(ScoreModelWarning, match="hardly denoises the given images"):
         purify.load_score_model(tmp_path / "m.safetensors", images=torch.rand(2, 1, 28, 28))

@@ -44,7 +44,14 @@ def test_round_trip(unet_score, saved):
 
 def test_every_setting_survives(tmp_path):
     network = build("small_unet", CONFIG)
-    settings = dict(prediction="score", image_shape=(1, 28, 28), time_scale=-99.0, time_offset=99.0, label_rounding="nearest", t_max=0.5)
+    settings = dict(
+        prediction="score",
+        image_shape=(1, 28, 28),
+        time_scale=-99.0,
+        time_offset=99.0,
+        label_rounding="nearest",
+        t_max=0.5,
+    )
     settings |= dict(value_range=(0.0, 1.0), classes=7, metadata={"a": 1})
     model = purify.ScoreModel(network, DiscreteVP.cosine(50), **settings)
     purify.save_score_model(tmp_path / "m.safetensors", model, "small_unet", CONFIG)
@@ -105,7 +112,10 @@ def test_a_pickle_is_not_opened(tmp_path):
     [
         (lambda t, d: t.pop("conv_in.weight"), "(?s)do not fit the architecture.*conv_in.weight"),
         (lambda t, d: t.update(extra=torch.zeros(1)), "(?s)do not fit the architecture.*extra"),
-        (lambda t, d: t.update({"conv_in.bias": torch.full((16,), float("nan"))}), "tensor 'conv_in.bias' holds NaN or infinity"),
+        (
+            lambda t, d: t.update({"conv_in.bias": torch.full((16,), float("nan"))}),
+            "tensor 'conv_in.bias' holds NaN or infinity",
+        ),
         (lambda t, d: d.update(architecture="resnet"), "unknown architecture 'resnet'"),
         (lambda t, d: d["config"].update(width=3), "does not take this configuration"),
         (lambda t, d: d.update(kind="classifier"), "holds a 'classifier', expected a 'score_model'"),
@@ -133,6 +143,9 @@ def test_foreign_safetensors(tmp_path):
 def test_build_errors():
     with pytest.raises(
         ValueError,
-        match="unknown architecture 'unet'; known: ddpm, edm/EDMPrecond, edm/VEPrecond, edm/VPPrecond, guided_diffusion/unet, score_sde/ncsnpp, small_unet",
+        match=(
+            "unknown architecture 'unet'; known: ddpm, edm/EDMPrecond, edm/VEPrecond, edm/VPPrecond,"
+            " guided_diffusion/unet, score_sde/ncsnpp, small_unet"
+        ),
     ):
         build("unet", {})
