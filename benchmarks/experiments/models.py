@@ -14,8 +14,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Column, Table
 
 from benchmarks import config as configs
-from benchmarks import runs
 from benchmarks.classifiers import source_module
+from benchmarks.runs.progress import console
 from purify.score.model import ScoreModel
 from purify.zoo import KIND, archive, checkpoint, load_score_model, packaged_score_models, registry, save_score_model
 from purify.zoo.checkpoint import CheckpointError
@@ -271,7 +271,7 @@ def _bar(title: str) -> Iterator[Callable[[int, int | None], None]]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=runs.console, disable=not runs.console.is_terminal) as bar:
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks.cli import app as cli
+from benchmarks import cli
 from benchmarks.experiments import models
 from purify import CheckpointError, load_score_model
 from purify.zoo import registry

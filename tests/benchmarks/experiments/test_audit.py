@@ -5,8 +5,7 @@ import pytest
 import torch
 import torchsde
 
-from benchmarks import config
-from benchmarks.cli import app as cli
+from benchmarks import cli, config
 from benchmarks.config.bench import BenchConfig
 from benchmarks.experiments import audit
 from benchmarks.experiments.audit_verdicts import verdicts

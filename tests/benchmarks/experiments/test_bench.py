@@ -10,8 +10,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from benchmarks import datasets
-from benchmarks.cli import app as cli
+from benchmarks import cli, datasets
 from benchmarks.evaluation.statistics import wilson
 
 TINY = {

@@ -4,8 +4,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import datasets
-from benchmarks.cli import app as cli
+from benchmarks import cli, datasets
 from benchmarks.config.sections import ConfigError
 from benchmarks.datasets import Dataset
 from benchmarks.experiments.card import Card

@@ -7,8 +7,7 @@ import pytest
 import torch
 import yaml
 
-from benchmarks import config, datasets, load_classifier
-from benchmarks.cli import app as cli
+from benchmarks import cli, config, datasets, load_classifier
 from benchmarks.config.certify import CertifyConfig
 from benchmarks.evaluation.certification import certify
 from benchmarks.evaluation.statistics import wilson

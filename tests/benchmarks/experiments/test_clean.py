@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import datasets
-from benchmarks.cli import app as cli
+from benchmarks import cli, datasets
 
 
 def run(monkeypatch, *arguments):

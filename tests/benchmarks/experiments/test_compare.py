@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from benchmarks.cli import app as cli
+from benchmarks import cli
 from benchmarks.config.sections import ConfigError
 from benchmarks.config.sweep import load_compare, load_sweep
 from benchmarks.evaluation.statistics import paired_difference

@@ -6,8 +6,7 @@ import pytest
 import torch
 import yaml
 
-from benchmarks import config
-from benchmarks.cli import app as cli
+from benchmarks import cli, config
 from benchmarks.config.bench import BenchConfig
 from benchmarks.config.sections import ConfigError
 from benchmarks.experiments import cost_estimate

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from attacks import L2, PGD, Linf
-from benchmarks.cli import app as cli
+from benchmarks import cli
 from benchmarks.config.attack_kinds import PGDConfig
 from benchmarks.config.bench import BenchConfig
 from benchmarks.config.sections import validate

@@ -11,7 +11,7 @@ import yaml
 from torch import nn
 
 from attacks import L2, PGD, Linf, count_cost
-from benchmarks.cli import app as cli
+from benchmarks import cli
 from benchmarks.evaluation.statistics import PairedDifference
 from benchmarks.experiments import rivals
 from benchmarks.experiments.rivals import Foolbox, Torchattacks, verdict

@@ -7,8 +7,8 @@ import pytest
 import torch
 import yaml
 
-from benchmarks import config
-from benchmarks.cli import app as cli
+from benchmarks import cli, config
+from benchmarks.cli.app import report
 from benchmarks.config.sections import ConfigError
 from benchmarks.config.sweep import load_sweep
 from benchmarks.evaluation.statistics import paired_difference
@@ -261,13 +261,13 @@ def test_rows_of_other_attacks_are_marked_and_have_a_front_of_their_own(tmp_path
 
 
 def test_report_prints_the_table_again(folder, tmp_path, monkeypatch, capsys):
-    cli.report([folder])
+    report([folder])
     assert capsys.readouterr().out.count("t_star=0.15") == 2
-    cli.report([folder, folder / NAMES[0]])  # a point is a bench run
+    report([folder, folder / NAMES[0]])  # a point is a bench run
     text = capsys.readouterr().out
     assert text.count("t_star=0.15") == 2 and "| t* | steps | model |" in text
     with pytest.raises(RunError, match="--curve draws over bench runs"):
-        cli.report([folder], curve="steps", out=tmp_path / "curve.png")
+        report([folder], curve="steps", out=tmp_path / "curve.png")
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ def test_report_prints_the_table_again(folder, tmp_path, monkeypatch, capsys):
 def test_report_says_what_it_cannot_print(name, text, message, tmp_path):
     (tmp_path / name).write_text(text)
     with pytest.raises(RunError, match=message):
-        cli.report([tmp_path])
+        report([tmp_path])
 
 
 def test_points_of_different_images_are_not_paired(tmp_path):

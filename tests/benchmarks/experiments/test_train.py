@@ -11,9 +11,8 @@ import torch
 import yaml
 from torchvision.datasets.mnist import read_image_file
 
+from benchmarks import cli, datasets, load_classifier
 from benchmarks import config as configs
-from benchmarks import datasets, load_classifier
-from benchmarks.cli import app as cli
 from benchmarks.experiments.train import TrainConfig, Training, _measure
 from benchmarks.reports import card_figures
 from purify import load_score_model, schedules

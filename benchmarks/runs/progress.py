@@ -1,0 +1,42 @@
+"""How far a run is: a live bar on a terminal, lines elsewhere."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console(stderr=True)
+
+
+@contextmanager
+def progress_bar(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
+    """Yields `update(done, note)`: a live bar with time left on a terminal, else a line every half minute."""
+    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        yield _line_progress(title, total)
+        return
+    description, note = TextColumn("{task.description}"), TextColumn("{task.fields[note]}")
+    columns = (description, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), note)
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(title, total=total, note="")
+        yield lambda done, note="": bar.update(task, completed=done, note=note)
+
+
+def _line_progress(title: str, total: int) -> Callable[[int, str], None]:
+    started = last = time.monotonic()
+    first: int | None = None
+
+    def update(done: int, note: str = "") -> None:
+        nonlocal last, first
+        now = time.monotonic()
+        first = done if first is None else first  # a resumed run does not start at 0
+        if now - last < 30 or done == first:
+            return
+        last = now
+        left = (now - started) * (total - done) / (done - first)
+        print(f"{title}: {done}/{total}, {left / 60:.1f} min left {note}", file=sys.stderr, flush=True)
+
+    return update
