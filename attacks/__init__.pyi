@@ -1,3 +1,4 @@
+from .attack import Attack
 from .cost import Cost, count_cost
 from .ensembles.autoattack import AutoAttack
 from .ensembles.eot_autoattack import EOTAutoAttack
@@ -17,6 +18,7 @@ from .query.square import Square
 from .threats import L2, Linf, Threat
 
 __all__ = [
+    "Attack",
     "APGD",
     "FAB",
     "L2",

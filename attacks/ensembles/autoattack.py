@@ -4,11 +4,12 @@ interface.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from attacks.attack import Attack
 from attacks.expectation import Expectation, call, takes_keys
 from attacks.inputs import check_inputs
 from attacks.losses import margin
@@ -21,7 +22,7 @@ _CHOOSE, _CHOOSE_DRAWS = 0x41, 8  # what the attack's own draws that choose betw
 
 
 @dataclass(frozen=True)
-class AutoAttack:
+class AutoAttack(Attack):
     """The official code, unchanged: "standard" (APGD-CE, APGD-T, FAB-T, Square), "rand" (APGD-CE and APGD-DLR with EOT
     20), or "custom".
 
@@ -44,6 +45,11 @@ class AutoAttack:
             its own. "torch": from torch's global generator, as published defences draw it; the official code seeds that
             with the same number at every batch and every attack.
     """
+
+    takes_targets: ClassVar[bool] = False
+    takes_start: ClassVar[bool] = False
+    gives_verdict: ClassVar[bool] = True
+    lengths: ClassVar[tuple[str, ...]] = ("iterations", "queries")
 
     threat: Threat
     version: Literal["standard", "rand", "custom"] = "standard"

@@ -4,10 +4,12 @@ mean over draws.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from attacks.attack import Attack
 from attacks.expectation import Expectation
 from attacks.gradient.apgd import APGD
 from attacks.gradient.fab import FAB
@@ -23,7 +25,7 @@ _ATTACK, _STOP, _SELECT = range(3)  # what the ensemble's draws are for
 
 
 @dataclass(frozen=True)
-class EOTAutoAttack:
+class EOTAutoAttack(Attack):
     """The parts in order, each on the images that still stand; every image keeps the strongest candidate of all parts.
 
     An image stands until the clean image or a part's result is misclassified (targeted: as the target) in all of
@@ -42,6 +44,8 @@ class EOTAutoAttack:
             save work, and let images go that a fresh draw may still get right.
         batch_size: rows (images times draws) of one call of the model, halved where memory runs out.
     """
+
+    lengths: ClassVar[tuple[str, ...]] = ("iterations", "queries")
 
     threat: Threat
     iterations: int = 100

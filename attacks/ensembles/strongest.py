@@ -3,11 +3,12 @@
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from attacks.attack import Attack
 from attacks.cost import Cost, count_cost
 from attacks.ensembles.stages import STAGES, Shape
 from attacks.expectation import Expectation, is_random
@@ -39,7 +40,7 @@ class Spending(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Strongest:
+class Strongest(Attack):
     """Runs `sequence` in order on the images that still stand, again and again with other randomness until the budget
     is spent.
 
@@ -72,6 +73,9 @@ class Strongest:
         batch_size: rows (images times draws) of one call of the model, halved where memory runs out.
         report: called after each attack with its `Spending`, in order.
     """
+
+    lengths: ClassVar[tuple[str, ...]] = ("budget",)
+    unit: ClassVar[str] = "evaluations"
 
     threat: Threat
     budget: int

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from attacks.attack import Attack
 from attacks.expectation import Expectation, is_random
 from attacks.gradient.pgd import BadGradients, Progress
 from attacks.inputs import check_inputs, check_integers_from_zero, check_positive_integers, check_start, check_targets
@@ -36,7 +37,7 @@ def checkpoints(iterations: int, apart: int = 1) -> list[int]:
 
 
 @dataclass(frozen=True)
-class APGD:
+class APGD(Attack):
     """Gradient steps with momentum, whose size is halved, image by image, where the loss stops rising, and which then
     begin again at the best point.
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from attacks.attack import Attack
 from attacks.expectation import Expectation, is_random
 from attacks.gradient.ascent import climb
 from attacks.gradient.pgd import Progress
@@ -18,7 +19,7 @@ from attacks.threats import Threat
 
 
 @dataclass(frozen=True)
-class DeviatedReconstruction:
+class DeviatedReconstruction(Attack):
     """APGD on the classification loss plus `weight` times the deviated reconstruction (eq. 8 and 11), plus `estimates`
     times the per-step loss.
 

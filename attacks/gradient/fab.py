@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from attacks.attack import Attack
 from attacks.expectation import Expectation, is_random
 from attacks.gradient.pgd import BadGradients, Progress
 from attacks.inputs import check_inputs, check_integers_from_zero, check_positive_integers, check_start, check_targets
@@ -50,7 +51,7 @@ def onto_hyperplane(x: Tensor, gradient: Tensor, value: Tensor, threat: Threat) 
 
 
 @dataclass(frozen=True)
-class FAB:
+class FAB(Attack):
     """Steps onto the linearised decision boundary, drawn towards the image, and back from beyond it; the nearest point
     found is sought again on its ray.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attacks.attack import Attack
 from attacks.cost import add_cost
 from attacks.expectation import Expectation, is_random
 from attacks.gradient.ascent import climb
@@ -24,7 +25,7 @@ Gradients = Literal["full", "grafted"]
 
 
 @dataclass(frozen=True)
-class DiffHammer:
+class DiffHammer(Attack):
     """APGD along gradients that weight each draw by the probability that it is vulnerable together with the others.
 
     A plain mean over draws pulls in all directions at once: draws that cannot be broken, or only by another

@@ -4,11 +4,12 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from attacks.attack import Attack
 from attacks.expectation import Expectation
 from attacks.inputs import check_inputs, check_integers_from_zero, check_positive_integers, check_start, check_targets
 from attacks.losses import LOSSES, margin
@@ -22,7 +23,7 @@ _START, _STEP, _SELECT, _STOP = range(4)  # what an attack's draws are for
 
 
 @dataclass(frozen=True)
-class PGD:
+class PGD(Attack):
     """Signed (Linf) or normalised (L2) gradient steps on the mean loss over `eot` fresh draws each.
 
     Returns the last iterate; with several restarts, for each image the one with the largest mean margin over draws of
@@ -43,6 +44,8 @@ class PGD:
             draws reach the goal; 0: never.
         batch_size: rows (images times draws) of one call of the model, halved where memory runs out.
     """
+
+    lengths: ClassVar[tuple[str, ...]] = ("steps",)
 
     threat: Threat
     steps: int = 20

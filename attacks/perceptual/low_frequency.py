@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attacks.attack import Attack
 from attacks.gradient.pgd import Progress
 from attacks.inputs import check_inputs, check_integers_from_zero, check_positive_integers, check_start
 from attacks.losses import LOSSES
@@ -66,7 +67,7 @@ def _first_logits(kernel: tuple[int, int], like: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class LowFrequency:
+class LowFrequency(Attack):
     """A cascade of learned filters over a learned change of the image that raises the mean loss over draws, within a
     perceptual bound.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from attacks.attack import Attack
 from attacks.gradient.pgd import Progress
 from attacks.inputs import check_integers_from_zero, check_positive_integers, check_start
 from attacks.losses import LOSSES
@@ -20,7 +21,7 @@ _DAMPING = 1e-4
 
 
 @dataclass(frozen=True)
-class PerceptualPGD:
+class PerceptualPGD(Attack):
     """Steps that raise the mean loss over draws the most for the distance in features that they cost (PPGD, Laidlaw et
     al., Section 4 and Appendix A).
 

@@ -4,11 +4,13 @@ expected loss of a random model.
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attacks.attack import Attack
 from attacks.gradient.pgd import Progress
 from attacks.inputs import check_inputs, check_integers_from_zero, check_positive_integers
 from attacks.losses import LOSSES
@@ -83,7 +85,7 @@ class ColorChange:
 
 
 @dataclass(frozen=True)
-class ReColorAdv:
+class ReColorAdv(Attack):
     """A smooth function of colour that raises the mean loss over draws, by Adam steps clipped to the bound.
 
     As published: CIELUV, a grid of 16 x 32 x 32 colours, bound 0.06 in each channel, 100 steps of 0.001, margin loss
@@ -104,6 +106,8 @@ class ReColorAdv:
         stop_draws: as for `PGD`.
         batch_size: rows (images times draws) of one call of the model, halved where memory runs out.
     """
+
+    takes_start: ClassVar[bool] = False
 
     bound: float = 0.06
     iterations: int = 100

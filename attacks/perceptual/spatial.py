@@ -4,11 +4,13 @@ model.
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attacks.attack import Attack
 from attacks.gradient.pgd import Progress
 from attacks.inputs import check_integers_from_zero, check_positive_integers
 from attacks.losses import LOSSES
@@ -114,7 +116,7 @@ def _in_reach(x_adv: Tensor, x: Tensor, reach: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class StAdv:
+class StAdv(Attack):
     """A flow of at most `bound` that raises the mean loss over draws minus `smoothness` times the flow's roughness, by
     Adam steps clipped to the bound.
 
@@ -134,6 +136,8 @@ class StAdv:
         stop_draws: as for `PGD`.
         batch_size: rows (images times draws) of one call of the model, halved where memory runs out.
     """
+
+    takes_start: ClassVar[bool] = False
 
     bound: float = 0.05
     iterations: int = 100

@@ -4,11 +4,12 @@ et al. 2018, arXiv 1804.08598).
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from attacks.attack import Attack
 from attacks.expectation import Expectation
 from attacks.gradient.pgd import Progress
 from attacks.inputs import check_integers_from_zero, check_positive_integers, check_start
@@ -22,7 +23,7 @@ _START, _DIRECTION, _DRAW = range(3)  # what an attack's randomness is for
 
 
 @dataclass(frozen=True)
-class SPSA:
+class SPSA(Attack):
     """Projected Adam steps along finite differences of the mean loss in `samples` random directions v.
 
     Estimate: the mean of (L(x + delta v) - L(x - delta v)) / (2 delta) v (Uesato et al., Algorithm 1; Ilyas et al.,
@@ -53,6 +54,8 @@ class SPSA:
             never.
         batch_size: rows (points times draws) of one call of the model, halved where memory runs out.
     """
+
+    query_only: ClassVar[bool] = True
 
     threat: Threat
     iterations: int = 100

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from attacks.attack import Attack
 from attacks.expectation import Expectation, is_random
 from attacks.gradient.pgd import Progress
 from attacks.inputs import check_inputs, check_integers_from_zero, check_positive_integers, check_start, check_targets
@@ -24,7 +25,7 @@ _HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)  # shares of the
 
 
 @dataclass(frozen=True)
-class Square:
+class Square(Attack):
     """Proposes a change in one square at a time and keeps it where the model's answers get worse.
 
     Squares, signs and the schedule of their size are the paper's (Algorithms 1 to 3; p is halved at 0.1, 0.5, 2, 5, 10,
@@ -56,6 +57,10 @@ class Square:
             goal; 0: never.
         batch_size: rows (images times draws) of one call of the model, halved where memory runs out.
     """
+
+    query_only: ClassVar[bool] = True
+    lengths: ClassVar[tuple[str, ...]] = ("queries",)
+    unit: ClassVar[str] = "queries"
 
     threat: Threat
     queries: int = 5000
