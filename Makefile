@@ -8,6 +8,14 @@ READY := $(VENV)/.ready
 bench: $(READY)
 	$(VENV)/bin/purify bench
 
+.PHONY: docs
+docs: $(VENV)/.ready-docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
+
+$(VENV)/.ready-docs: $(READY)
+	$(VENV)/bin/pip install --disable-pip-version-check --progress-bar off -e '.[docs]'
+	@touch $@
+
 test: $(READY)
 	$(VENV)/bin/python -m pytest
 
