@@ -68,6 +68,12 @@ class Derived(Section):
     makes: ClassVar[Callable[..., Any]]
     of_plugin: ClassVar[Callable[[str], type[Section]] | None] = None
 
+    if typing.TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """A key of the constructor's."""
+
+
     @classmethod
     def own_keys(cls) -> list[str]:
         """The keys that are the constructor's."""
