@@ -101,14 +101,14 @@ class AttackConfig(derive.Derived):
 
     @property
     def label(self) -> str:
-        """What the attack is called in results: its name, by default its kind."""
-        return self.name or self.kind
+        """What the attack is called in results: its name, by default its kind, of a plug-in what stands last in it."""
+        return self.name or self.kind.rpartition(":")[2]
 
     @model_validator(mode="after")
     def _go_together(self) -> Self:
         try:
             self._make(**self.stand_in, **self.own)
-        except (TypeError, ValueError) as error:
+        except ValueError as error:
             raise ValueError(f"attack {self.label!r}: {error}") from error
         if self.target is not None and not self.can("takes_targets"):
             raise ValueError(f"attack {self.label!r}: {self.kind} has no targeted form; leave out `target`")
@@ -160,7 +160,8 @@ class AttackConfig(derive.Derived):
             raise ValueError(f"attack {self.label!r}: {error}") from error
 
     def _make(self, **arguments: Any) -> Attack:
-        made = type(self).makes(**arguments)
+        makes = type(self).makes
+        made = makes(**arguments) if self.of_plugin is None else plugins.call(self.kind, makes, object, "", **arguments)
         if not callable(made) or not hasattr(made, "threat"):
             missing = "a threat" if callable(made) else "a call (model, x, y, keys, progress)"
             raise plugins.PluginError(

@@ -174,7 +174,7 @@ def refusal(made: Callable[..., Any], arguments: Mapping[str, Any], name: str) -
     """
     try:
         made(**arguments)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # of what is no ValueError nothing is known; it comes again with all arguments
         about = re.match(rf"{name}(=.* is not one of |: | (?=must ))(.*?)(, got .*)?$", str(error), re.DOTALL)
         if about:
             return f"expected one of {about[2]}" if about[1].startswith("=") else about[2]

@@ -1,7 +1,8 @@
 """Configurations: YAML files, checked before any work starts.
 
 A file may name a parent in `extends:` (a path relative to itself); its own values override the parent's, section by
-section. A section that names another `scheme` than the parent's replaces it.
+section. A section that names another `scheme` than the parent's replaces it. A plug-in's file (`module:FILE.py:NAME`)
+is looked for beside the file that names it, then from the current folder.
 """
 
 import difflib
@@ -12,6 +13,7 @@ import yaml
 
 from benchmarks.config.sections import Config, ConfigError, Section, validate
 from benchmarks.runs.folder import write_text
+from purify import plugins
 
 
 def configs_folder() -> Path:
@@ -75,6 +77,7 @@ def read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ConfigError(f"{path} is not a readable YAML file: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold a mapping of sections, got {type(values).__name__}")
+    values = _beside(values, path.parent)
     parent = values.pop("extends", None)
     if parent is None:
         return values
@@ -82,6 +85,15 @@ def read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not parent_path.is_file():
         raise ConfigError(f"{path}: extends {parent!r}, but there is no file {parent_path}")
     return _merge(read(parent_path, (*seen, path.resolve())), values)
+
+
+def _beside(value: Any, folder: Path) -> Any:
+    """Plain values with the plug-ins whose files lie in the folder as seen from the current one."""
+    if isinstance(value, dict):
+        return {key: _beside(each, folder) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_beside(each, folder) for each in value]
+    return plugins.beside(value, folder) if isinstance(value, str) else value
 
 
 def _merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +116,8 @@ def same_scheme(old: dict[str, Any], new: dict[str, Any]) -> bool:
     """Whether `new` changes the section `old`; where it names another `scheme`, whose keys are others, it takes its
     place.
     """
-    return new.get("scheme", old.get("scheme", DEFAULT_SCHEME)) == old.get("scheme", DEFAULT_SCHEME)
+    before = old.get("scheme", DEFAULT_SCHEME)
+    return bool(new.get("scheme", before) == before)
 
 
 def set_value(values: dict[str, Any], key: str, value: Any, asked_by: str = "--set") -> None:

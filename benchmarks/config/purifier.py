@@ -4,7 +4,7 @@ constructor gives the keys, their types, defaults and explanations.
 
 import inspect
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -12,7 +12,7 @@ from torch import nn
 
 from benchmarks.config import derive
 from benchmarks.config.files import DEFAULT_SCHEME, same_scheme
-from benchmarks.config.sections import Section, validate
+from benchmarks.config.sections import Section, naming, validate
 from purify import Resized, ScoreModel, Sequential, plugins
 from purify.gradients import GradientMode
 from purify.purifiers import PURIFIERS, find
@@ -44,18 +44,18 @@ class PurifierConfig(derive.Derived):
 
         Raises:
             ValueError: options that its constructor refuses; a `gradient` for a purifier that has no such mode.
-            PluginError: a plug-in that fails, or makes something else than a module.
+            ConfigError: a plug-in that fails, or makes something else than a module.
         """
         if gradient is not None and "gradient" not in self.options:
             raise ValueError(f"gradient={gradient!r}: the purifier {self.scheme!r} has no gradient modes")
         make, arguments = type(self).makes, self.options if gradient is None else self.options | {"gradient": gradient}
         if "seed" in inspect.signature(make).parameters:
             arguments["seed"] = seed
-        purifier: Any = make(score, **arguments)
-        if not isinstance(purifier, nn.Module):
-            raise plugins.PluginError(
-                f"purifier.scheme: {self.scheme} made a {type(purifier).__name__}, expected a purify.Purifier"
-            )
+        if self.of_plugin is None:
+            purifier: Any = make(score, **arguments)
+        else:
+            with naming("purifier.scheme"):
+                purifier = plugins.call(self.scheme, partial(make, score), nn.Module, "a purify.Purifier", **arguments)
         if self.rounds > 1:
             purifier = Sequential([purifier] * self.rounds, seed)
         return purifier if self.size is None else Resized(purifier, self.size)

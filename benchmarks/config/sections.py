@@ -1,6 +1,8 @@
 """Sections of configurations, and what is said of values that do not fit them."""
 
 import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -15,6 +17,15 @@ PLUGIN = plugins.FORM
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the key, what came and what was expected."""
+
+
+@contextmanager
+def naming(key: str) -> Iterator[None]:
+    """Says of a plug-in that cannot be used which key names it."""
+    try:
+        yield
+    except plugins.PluginError as error:
+        raise ConfigError(f"{key}: {error}") from error
 
 
 class Section(BaseModel):

@@ -20,9 +20,8 @@ def load(head: str, argument: str, root: str | None) -> Dataset:
 
     Raises:
         PluginError: no such module or file, it fails, no such name, not callable, it raises, or it returns something
-            else than a `Dataset`.
-        DatasetError: a `Dataset` whose images or labels are not of the shapes and types that it promises; a `root` for
-            a function that takes none.
+            else than a `Dataset`, or one whose images or labels are not of the shapes and types that it promises.
+        DatasetError: a `root` for a function that takes none.
     """
     name = f"{head}:{argument}" if argument else head
     make = plugins.load("datasets", name, f"a function without arguments, or with root, that returns {_DATASET}")
@@ -40,12 +39,12 @@ def _check(name: str, found: Dataset) -> None:
         isinstance(images, Tensor) and images.dtype == torch.uint8 and images.ndim == 4
     ):
         seen = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-        raise DatasetError(f"{name}: images must be a uint8 tensor (n, c, h, w), or ImageFiles, got {seen}")
+        raise plugins.PluginError(f"{name}: images must be a uint8 tensor (n, c, h, w), or ImageFiles, got {seen}")
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != (images.shape[0],):
         seen = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
-        raise DatasetError(f"{name}: labels must be int64 ({images.shape[0]},), one for each image, got {seen}")
+        raise plugins.PluginError(f"{name}: labels must be int64 ({images.shape[0]},), one for each image, got {seen}")
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(found.classes):
-        raise DatasetError(
+        raise plugins.PluginError(
             f"{name}: labels must be positions among the {len(found.classes)} classes, got {int(labels.min())} to"
             f" {int(labels.max())}"
         )

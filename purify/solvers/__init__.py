@@ -55,7 +55,7 @@ def make(solver: str | Mapping[str, Any] | SolverSettings, **options: Any) -> So
         raise ValueError(f"solver={given} one of {', '.join(SOLVERS)}, {plugins.FORM}")
     if twice := chosen.keys() & options.keys():
         raise ValueError(f"solver={solver!r} has {', '.join(sorted(twice))} already: give each option once")
-    kind = SOLVERS[name] if name in SOLVERS else plugins.load("solvers", name, _EXPECTED)
+    kind = plugins.load("solvers", str(name), _EXPECTED) if name not in SOLVERS else SOLVERS[name]
     known = list(inspect.signature(kind).parameters)
     for option in chosen | options:
         if option not in known:
@@ -68,6 +68,10 @@ def make(solver: str | Mapping[str, Any] | SolverSettings, **options: Any) -> So
         raise ValueError(
             f"solver={name!r}: an option is not of the type that is expected of it, got {chosen | options}: {error}"
         ) from error
+    except ValueError:
+        raise
+    except Exception as error:  # of a plug-in
+        raise plugins.PluginError(f"solver={name!r} failed: {type(error).__name__}: {error}") from error
     if missing := [part for part in _PARTS if not hasattr(made, part)]:
         raise plugins.PluginError(
             f"{name}: made a {type(made).__name__} without {', '.join(missing)}, expected {_EXPECTED}"
