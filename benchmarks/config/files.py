@@ -71,20 +71,31 @@ def read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A file's values over those of the files that it extends. Raises ConfigError for what is not readable."""
     if path.resolve() in seen:
         raise ConfigError(f"{path}: `extends` goes round in a circle")
+    values, parent = _read_one(path)
+    return values if parent is None else _merge(read(parent, (*seen, path.resolve())), values)
+
+
+def parent_of(path: Path) -> Path | None:
+    """The file that a configuration's file extends. Raises ConfigError as `read`."""
+    return _read_one(path)[1]
+
+
+def _read_one(path: Path) -> tuple[dict[str, Any], Path | None]:
+    """A file's own values, and the file that it extends."""
     try:
         values = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} is not a readable YAML file: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold a mapping of sections, got {type(values).__name__}")
-    values = _beside(values, path.parent)
     parent = values.pop("extends", None)
+    values = {key: _beside(value, path.parent) for key, value in values.items()}
     if parent is None:
-        return values
+        return values, None
     parent_path = path.parent / str(parent)
     if not parent_path.is_file():
         raise ConfigError(f"{path}: extends {parent!r}, but there is no file {parent_path}")
-    return _merge(read(parent_path, (*seen, path.resolve())), values)
+    return values, parent_path
 
 
 def _beside(value: Any, folder: Path) -> Any:
