@@ -1,7 +1,6 @@
 """What the configurations of all attacks have in common; the kinds are in `benchmarks.config.attack_kinds`."""
 
 import math
-import typing
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
@@ -119,7 +118,7 @@ class AttackConfig(derive.Derived):
         returns.
         """
         made: Any = type(self).makes
-        made = made if isinstance(made, type) else typing.get_type_hints(made).get("return")
+        made = made if isinstance(made, type) else derive.hints_of(made).get("return")
         return getattr(made, trait, getattr(attacks.Attack, trait))
 
     @property

@@ -1,6 +1,6 @@
 """What a configuration adds to each kind of attack, and the sections of all of them, derived from the attacks' classes."""
 
-import typing
+import inspect
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import replace
@@ -220,9 +220,15 @@ _KINDS: dict[str, tuple[type[AttackConfig], type[attacks.Attack]]] = {
 }
 
 
-@cache
 def _section(name: str, base: type[AttackConfig], makes: Callable[..., Any]) -> type[AttackConfig]:
     return derive.section(name, ("kind", ...), base, makes, ("threat",), base.first)
+
+
+@cache  # one section as long as the plug-in's code is the same
+def _of_plugin(name: str, base: type[AttackConfig], makes: Callable[..., Any]) -> type[AttackConfig]:
+    found = _section(name, base, makes)
+    found.of_plugin = staticmethod(of_plugin)
+    return found
 
 
 def of_plugin(name: str) -> type[AttackConfig]:
@@ -233,12 +239,11 @@ def of_plugin(name: str) -> type[AttackConfig]:
         PluginError: one that cannot be used.
     """
     made = plugins.load("attacks", name, "a class or function that makes an attack from its settings")
-    hints = typing.get_type_hints(made.__init__ if isinstance(made, type) else made)  # type: ignore[misc]
-    threat = hints.get("threat", type(None))
-    base = PerceptualConfig if threat is FeatureDistance else BoundConfig if threat is type(None) else NormConfig
-    found = _section(name, base, made)
-    found.of_plugin = staticmethod(of_plugin)
-    return found
+    if "threat" not in inspect.signature(made).parameters:
+        base: type[AttackConfig] = BoundConfig
+    else:
+        base = PerceptualConfig if derive.hints_of(made).get("threat") is FeatureDistance else NormConfig
+    return _of_plugin(name, base, made)
 
 
 SECTIONS: dict[str, type[AttackConfig]] = {kind: _section(kind, base, made) for kind, (base, made) in _KINDS.items()}

@@ -73,7 +73,6 @@ class Derived(Section):
         def __getattr__(self, name: str) -> Any:
             """A key of the constructor's."""
 
-
     @classmethod
     def own_keys(cls) -> list[str]:
         """The keys that are the constructor's."""
@@ -115,9 +114,15 @@ def section(
             identity.
 
     Raises:
-        PluginError: a parameter without a default that no value in a file could be given for.
+        PluginError: a parameter without a default that no value in a file could be given for, or one of a name that
+            `base` needs itself.
     """
     fields = keys_of(name, made, given)
+    for key in fields:
+        if key in base.model_fields or hasattr(base, key):
+            raise plugins.PluginError(
+                f"{name}: its parameter {key!r} has the name of something that every kind has; call it something else"
+            )
     order = [key for key in first if key in fields] + [key for key in fields if key not in first]
     title = getattr(made, "__name__", name)
     arguments: dict[str, Any] = {tag[0]: (Literal[name], tag[1])}
@@ -131,8 +136,8 @@ def section(
 
 def keys_of(name: str, made: Callable[..., Any], given: Collection[str] = ()) -> dict[str, tuple[Any, Any]]:
     """The parameters of `made` that can stand in a file: name -> type and pydantic's field. See `section`."""
-    hints = typing.get_type_hints(made.__init__ if isinstance(made, type) else made, include_extras=True)  # type: ignore[misc]
-    help_texts, fields = descriptions(made), {}
+    hints, help_texts = hints_of(made), descriptions(made)
+    fields: dict[str, tuple[Any, Any]] = {}
     for parameter in inspect.signature(made).parameters.values():
         if parameter.name in given or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
@@ -149,6 +154,12 @@ def keys_of(name: str, made: Callable[..., Any], given: Collection[str] = ()) ->
         default = ... if required else parameter.default
         fields[parameter.name] = (annotation, Field(default, validate_default=False, description=text))
     return fields
+
+
+def hints_of(made: Callable[..., Any]) -> dict[str, Any]:
+    """The types of the parameters of `made`, and of what a function returns."""
+    function: Any = getattr(made, "__init__") if isinstance(made, type) else made  # noqa: B009 (mypy: unsound)
+    return typing.get_type_hints(function, include_extras=True)
 
 
 def descriptions(made: Callable[..., Any]) -> dict[str, str]:
@@ -225,7 +236,9 @@ def _validated(key: str, of_plugin: Callable[[str], type[Section]], value: dict[
     try:
         return kind.model_validate(value)
     except ValidationError as error:
-        raise ValidationError.from_exception_data(error.title, [_detail(kind, each) for each in error.errors()]) from None
+        raise ValidationError.from_exception_data(
+            error.title, [_detail(kind, each) for each in error.errors()]
+        ) from None
 
 
 def _detail(kind: type[Section], problem: Any) -> InitErrorDetails:

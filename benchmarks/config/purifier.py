@@ -67,18 +67,19 @@ class PurifierConfig(derive.Derived):
         return validate(_Holder, {"purifier": {**base, **changes}}).purifier
 
 
-@cache
+@cache  # one section as long as a plug-in's code is the same
 def _section(name: str, makes: Callable[..., Any]) -> type[PurifierConfig]:
     # a plug-in has to be named; those that come with the package name themselves
-    tag = ("scheme", name if name in PURIFIERS else ...)
-    return derive.section(name, tag, PurifierConfig, makes, _GIVEN)
+    if name in PURIFIERS:
+        return derive.section(name, ("scheme", name), PurifierConfig, makes, _GIVEN)
+    found = derive.section(name, ("scheme", ...), PurifierConfig, makes, _GIVEN)
+    found.of_plugin = staticmethod(of_plugin)
+    return found
 
 
 def of_plugin(name: str) -> type[PurifierConfig]:
     """The section of a plug-in. Raises PluginError for one that cannot be used."""
-    found = _section(name, find(name))
-    found.of_plugin = staticmethod(of_plugin)
-    return found
+    return _section(name, find(name))
 
 
 SECTIONS: dict[str, type[PurifierConfig]] = {name: _section(name, scheme) for name, scheme in PURIFIERS.items()}

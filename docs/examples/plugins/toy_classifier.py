@@ -9,7 +9,11 @@ class Sides(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (b, c, h, w) in [0, 1] -> logits (b, 2)."""
         left, right = x.chunk(2, dim=3)
-        return 20 * (left.flatten(1).mean(1, keepdim=True) - right.flatten(1).mean(1, keepdim=True)) * x.new_tensor([1, -1])
+        return (
+            20
+            * (left.flatten(1).mean(1, keepdim=True) - right.flatten(1).mean(1, keepdim=True))
+            * x.new_tensor([1, -1])
+        )
 
 
 def make() -> nn.Module:
