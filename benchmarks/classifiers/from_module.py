@@ -1,4 +1,6 @@
-"""A user's own classifier: "module:path.to.module:factory" or "module:path/to/file.py:factory", see `purify.plugins`."""
+"""A user's own classifier by the name "module:path.to.module:factory" or "module:path/to/file.py:factory", see
+`purify.plugins`.
+"""
 
 from torch import nn
 

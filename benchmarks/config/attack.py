@@ -160,7 +160,11 @@ class AttackConfig(derive.Derived):
 
     def _make(self, **arguments: Any) -> Attack:
         makes = type(self).makes
-        made = makes(**arguments) if self.of_plugin is None else plugins.call(self.kind, makes, object, "", **arguments)
+        made = (
+            makes(**arguments)
+            if type(self).of_plugin is None
+            else plugins.call(self.kind, makes, object, "", **arguments)
+        )
         if not callable(made) or not hasattr(made, "threat"):
             missing = "a threat" if callable(made) else "a call (model, x, y, keys, progress)"
             raise plugins.PluginError(

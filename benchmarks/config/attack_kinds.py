@@ -1,4 +1,4 @@
-"""What a configuration adds to each kind of attack, and the sections of all of them, derived from the attacks' classes."""
+"""What a configuration adds to each kind of attack, and the sections of all, derived from the attacks' classes."""
 
 import inspect
 from bisect import bisect_left
@@ -135,7 +135,7 @@ class _Strongest(NormConfig):
 
     def _least(self) -> dict[str, int]:
         random = "defended" in self.models and self.randomness == "fresh" and self.through != "classifier"
-        attack = self.build(random)
+        attack: Any = self.build(random)
         return {
             "budget": (
                 1
@@ -149,7 +149,8 @@ class _Strongest(NormConfig):
 class _EOTAutoAttack(NormConfig):
     def check_model(self, model: nn.Module, shape: tuple[int, ...]) -> None:
         if "square" in self.attacks:  # the one part that has a least length
-            self._check_begins(replace(self.build(takes_keys(model)), attacks=("square",)), model)  # type: ignore[type-var]
+            attack: Any = self.build(takes_keys(model))
+            self._check_begins(replace(attack, attacks=("square",)), model)
 
     def evaluations(self, defended: bool) -> Cost:
         return _ensemble(self.attacks, self.iterations, self._eot(defended), self.queries)
@@ -185,7 +186,7 @@ class _AutoAttack(NormConfig):
         return _ensemble(self._names(), self.iterations, self._eot(defended), self.queries)
 
     def _names(self) -> tuple[str, ...]:
-        versions = {
+        versions: dict[str, tuple[str, ...]] = {
             "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
             "rand": ("apgd-ce", "apgd-dlr"),
             "custom": self.attacks,

@@ -221,7 +221,7 @@ def union(
     chosen.__name__ = key  # as messages name it
     plugin = Annotated[SerializeAsAny[base], WrapValidator(made_by_plugin), Tag(PLUGIN)]  # type: ignore[valid-type]
     tagged: Iterable[Any] = (Annotated[each, Tag(name)] for name, each in sections.items())
-    return Annotated[Union[(*tagged, plugin)], Discriminator(chosen)]  # noqa: UP007
+    return Annotated[Union[(*tagged, plugin)], Discriminator(chosen)]
 
 
 def _validated(key: str, of_plugin: Callable[[str], type[Section]], value: dict[str, Any]) -> Section:
@@ -260,7 +260,7 @@ def _plain(annotation: Any) -> Any:
         parts = [plain for plain in map(_plain, arguments) if plain is not None]
         return reduce(or_, parts) if parts else None
     if origin is Sequence:
-        return tuple[_plain(arguments[0]), ...]
+        return tuple.__class_getitem__((_plain(arguments[0]), ...))
     if origin in (tuple, list):
         return origin[tuple(part if part is ... else _plain(part) for part in arguments)]
     if origin is Mapping or annotation in (dict, Mapping) or origin is dict:

@@ -51,7 +51,7 @@ class FeatureThreatConfig(Section):
 class PerceptualConfig(AttackConfig):
     """An attack within a distance in features."""
 
-    threat: FeatureThreatConfig
+    threat: FeatureThreatConfig  # type: ignore[assignment]  # in place of a norm ball's
     first: ClassVar[tuple[str, ...]] = BoundConfig.first
     stand_in: ClassVar[dict[str, Any]] = {"threat": FeatureDistance(nn.Identity(), 1.0)}
 

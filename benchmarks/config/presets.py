@@ -62,7 +62,7 @@ def text_of(config: str) -> str:
     path: Path | None = find(config)
     assert path is not None
     read(path)  # says what is wrong with one of them, a circle for instance
-    parts = []
+    parts: list[str] = []
     while path is not None:
         said = f"# {path}" + (", which is extended:" if parts else "")
         parts.append(f"{said}\n{path.read_text().strip()}\n")

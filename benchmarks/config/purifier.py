@@ -51,7 +51,7 @@ class PurifierConfig(derive.Derived):
         make, arguments = type(self).makes, self.options if gradient is None else self.options | {"gradient": gradient}
         if "seed" in inspect.signature(make).parameters:
             arguments["seed"] = seed
-        if self.of_plugin is None:
+        if type(self).of_plugin is None:
             purifier: Any = make(score, **arguments)
         else:
             with naming("purifier.scheme"):

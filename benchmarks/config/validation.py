@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -93,7 +94,7 @@ def _settings(
             load = load_sweep if verdict.command == "sweep" else load_compare
             plan = verdict.attempt(lambda: load(config, overrides))
             for point in plan.points if plan else ():
-                settings = verdict.attempt(lambda point=point: point.settings, f"{point.name}: ")
+                settings = verdict.attempt(partial(getattr, point, "settings"), f"{point.name}: ")
                 if settings is not None:
                     yield f"{point.name}: ", settings
             return
@@ -116,14 +117,12 @@ class _Parts:
         score = self.load_all(settings.data, settings.classifier, settings.score)
         for attack in settings.attacks:
             changed = self.verdict.attempt(
-                lambda attack=attack: settings.purifier.updated(attack.surrogate),
+                partial(settings.purifier.updated, attack.surrogate),
                 f"{where}attack {attack.label!r}, surrogate: ",
             )
             if score is not None and changed is not None:
                 begin = f"{where}attack {attack.label!r}: " if attack.surrogate or attack.gradient else where
-                self.verdict.attempt(
-                    lambda changed=changed, attack=attack: changed.build(score, settings.seed, attack.gradient), begin
-                )
+                self.verdict.attempt(partial(changed.build, score, settings.seed, attack.gradient), begin)
         if score is not None:
             self.verdict.attempt(lambda: settings.purifier.build(score, settings.seed), where)
 

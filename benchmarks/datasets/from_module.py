@@ -1,4 +1,6 @@
-"""A user's own data set: "module:path.to.module:function" or "module:path/to/file.py:function", see `purify.plugins`."""
+"""A user's own data set by the name "module:path.to.module:function" or "module:path/to/file.py:function", see
+`purify.plugins`.
+"""
 
 import inspect
 

@@ -121,7 +121,7 @@ def test_changed_code_is_run_again(tmp_path):
 
 
 def test_entry_points(folder, monkeypatch):
-    """As an installed package declares them: [project.entry-points."purify.attacks"] corner = "package.module:Corner"."""
+    """As an installed package declares them: corner = "package.module:Corner" among its entry points purify.attacks."""
     monkeypatch.syspath_prepend(str(folder))
     known = [
         ("attacks", "corner", "toy_attack:Corner"),
