@@ -213,7 +213,8 @@ def union(
 
     def chosen(value: Any) -> str | None:
         name = value.get(key, default) if isinstance(value, dict) else getattr(value, key, None)
-        return PLUGIN if name not in sections and plugins.is_plugin(kind, name) else None if name is None else str(name)
+        name = None if name is None else str(name)
+        return PLUGIN if name not in sections and plugins.is_plugin(kind, name) else name
 
     def made_by_plugin(value: Any, _: Any) -> Section:
         return value if isinstance(value, Section) else _validated(key, of_plugin, value)
@@ -260,7 +261,7 @@ def _plain(annotation: Any) -> Any:
         parts = [plain for plain in map(_plain, arguments) if plain is not None]
         return reduce(or_, parts) if parts else None
     if origin is Sequence:
-        return tuple.__class_getitem__((_plain(arguments[0]), ...))
+        return types.GenericAlias(tuple, (_plain(arguments[0]), ...))
     if origin in (tuple, list):
         return origin[tuple(part if part is ... else _plain(part) for part in arguments)]
     if origin is Mapping or annotation in (dict, Mapping) or origin is dict:

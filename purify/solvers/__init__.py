@@ -50,12 +50,12 @@ def make(solver: str | Mapping[str, Any] | SolverSettings, **options: Any) -> So
         return solver
     chosen = dict(solver) if isinstance(solver, Mapping) else {"name": solver}
     name = chosen.pop("name", None)
-    if name not in SOLVERS and not plugins.is_plugin("solvers", name):
+    if not isinstance(name, str) or (name not in SOLVERS and not plugins.is_plugin("solvers", name)):
         given = f"{solver!r} has no name, which must be" if name is None else f"{name!r} is not"
         raise ValueError(f"solver={given} one of {', '.join(SOLVERS)}, {plugins.FORM}")
     if twice := chosen.keys() & options.keys():
         raise ValueError(f"solver={solver!r} has {', '.join(sorted(twice))} already: give each option once")
-    kind = plugins.load("solvers", str(name), _EXPECTED) if name not in SOLVERS else SOLVERS[name]
+    kind = plugins.load("solvers", name, _EXPECTED) if name not in SOLVERS else SOLVERS[name]
     known = list(inspect.signature(kind).parameters)
     for option in chosen | options:
         if option not in known:

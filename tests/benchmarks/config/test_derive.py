@@ -161,6 +161,17 @@ def test_all_problems_at_once():
     ]
 
 
+@pytest.mark.parametrize(("key", "value"), [("attacks.0.kind", [1]), ("purifier.scheme", {}), ("attacks.0.kind", 3)])
+def test_names_that_are_none(key, value):
+    values, _ = values_of("pgd")
+    values["purifier"] = {"steps": 3}
+    config.set_value(values, key, value)
+    with pytest.raises(ConfigError, match=f"{key}: expected one of .*module:FILE.py:NAME', got"):
+        config.validate(BenchConfig, values)
+    with pytest.raises(ConfigError, match="purifier.solver: "):
+        config.validate(BenchConfig, BASE | {"purifier": {"solver": {"name": value}}})
+
+
 def test_a_section_without_its_kind():
     with pytest.raises(ConfigError, match=r"missing key 'attacks\.0\.kind'"):
         config.validate(BenchConfig, BASE | {"attacks": [{"steps": 3}]})
