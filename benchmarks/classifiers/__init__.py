@@ -3,11 +3,12 @@
 import importlib
 import os
 import warnings
+from collections.abc import Callable
 from types import ModuleType
 
 from torch import nn
 
-from benchmarks.classifiers import packaged
+from benchmarks.classifiers import from_module, packaged
 from benchmarks.classifiers.checks import check_logits
 from benchmarks.classifiers.packaged import (
     ARCHITECTURES,
@@ -20,6 +21,7 @@ from benchmarks.classifiers.packaged import (
 )
 from benchmarks.classifiers.preprocessing import Preprocessed
 from benchmarks.classifiers.request import SOURCES, Request, fixed_seed
+from purify import plugins
 from purify.zoo.checkpoint import CheckpointError
 
 __all__ = [
@@ -60,7 +62,8 @@ def load_classifier(
             - "diffpure:NAME": classifiers of DiffPure's paper that RobustBench does not have, see
               `benchmarks.classifiers.from_diffpure`;
             - "module:path.to.module:factory" or "module:path/to/file.py:factory": your own code, which runs: a function
-              without arguments that returns a module from images in [0, 1] to logits.
+              without arguments that returns a module from images in [0, 1] to logits; or the name of an entry point of
+              the group purify.classifiers, see `purify.plugins`.
         dataset: for "robustbench:": "cifar10", "cifar100" or "imagenet".
         threat: for "robustbench:": "Linf", "L2" or "corruptions".
         weights: for "torchvision:" a version, by default "IMAGENET1K_V1": the oldest, which published evaluations such
@@ -71,25 +74,30 @@ def load_classifier(
         CheckpointError: unknown name, or weights that are not there or cannot be used.
         ValueError: arguments that do not go together, or a module of your own that cannot be used.
     """
-    source, request = _resolve(name, dataset, threat, weights)
+    load, request = _resolve(name, dataset, threat, weights)
     with fixed_seed():
-        model = source.load(request)
+        model = load(request)
     return model.requires_grad_(False).eval().float().cpu()
 
 
 def _resolve(
     name: str | os.PathLike[str], dataset: str | None, threat: str | None, weights: str | os.PathLike[str] | None
-) -> tuple[ModuleType, Request]:
-    """The module that answers for the source, and what it is asked for."""
+) -> tuple[Callable[[Request], nn.Module], Request]:
+    """The loader of the source, and what it is asked for."""
     name = os.fspath(name)
     source, colon, rest = name.partition(":")
     known = bool(colon) and source in SOURCES
-    if colon and not known and len(source) > 1 and not os.path.isfile(name):  # one letter: a drive of Windows
+    packaged_or_file = name in packaged_classifiers() or os.path.isfile(name)
+    entry = not known and not packaged_or_file and plugins.is_plugin("classifiers", name)
+    if colon and not known and not entry and len(source) > 1 and not os.path.isfile(name):  # one letter: a drive
         raise CheckpointError(f"no classifier {name!r}: unknown source {source!r}; known: {', '.join(SOURCES)}")
     if not (known and source == "robustbench") and (dataset is not None or threat is not None):
         raise ValueError(f'dataset={dataset!r}, threat={threat!r}: only "robustbench:" names take them, got {name!r}')
     request = Request(rest if known else name, dataset, threat, None if weights is None else os.fspath(weights))
-    return (source_module(source) if known else packaged), request
+    if entry:
+        return lambda asked: from_module.load_named(name, asked), request
+    load: Callable[[Request], nn.Module] = source_module(source).load if known else packaged.load
+    return load, request
 
 
 def source_module(source: str) -> ModuleType:

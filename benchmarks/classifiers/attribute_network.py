@@ -80,7 +80,9 @@ class _Scaled(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         bias = self.wscale["b"]
-        return getattr(self, self.kind)(x) * self.scale + (bias[:, None, None] if self.kind == "conv" else bias)
+        layer: nn.Module = getattr(self, self.kind)
+        result: Tensor = layer(x) * self.scale + (bias[:, None, None] if self.kind == "conv" else bias)
+        return result
 
 
 def _activation(x: Tensor) -> Tensor:

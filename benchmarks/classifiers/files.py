@@ -14,6 +14,11 @@ from purify.zoo import checkpoint
 from purify.zoo.checkpoint import CheckpointError
 from purify.zoo.guard import named_tensors, read_tensors
 
+
+class MissingWeights(CheckpointError):
+    """Weights that are known, and not here; the message says where they belong and how to get them."""
+
+
 DRY_RUN = "For a dry run weights='random' is enough."
 
 
@@ -26,13 +31,13 @@ def find(candidates: Sequence[Path], what: str, way: str) -> Path:
         way: how to get it, a sentence.
 
     Raises:
-        CheckpointError: none is there; the message gives the places and the way.
+        MissingWeights: none is there; the message gives the places and the way.
     """
     for path in candidates:
         if path.is_file():
             return path
     elsewhere = f" (nor at {' or '.join(map(str, candidates[1:]))})" if len(candidates) > 1 else ""
-    raise CheckpointError(f"{what}: the weights are not at {candidates[0]}{elsewhere}. {way}")
+    raise MissingWeights(f"{what}: the weights are not at {candidates[0]}{elsewhere}. {way}")
 
 
 def state_dict(path: Path, prefixes: Sequence[str] = ("module.",)) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ def load(request: Request) -> nn.Module:
     """
     (path,) = files(request)
     request.only_default_weights("pyautoattack", "The package has one file.")
-    model = ResNet18()
+    model: nn.Module = ResNet18()
     if not request.random:
         weights_on_disk.load_strictly(model, weights_on_disk.state_dict(path), path, "pyautoattack's ResNet-18")
     return model

@@ -83,8 +83,8 @@ def library_address(dataset: str, threat: str, name: str) -> str | None:
 
 def load(request: Request) -> nn.Module:
     """An entry of the zoo, as its loader gives it."""
-    name, dataset, threat = request.name, request.dataset, request.threat
     request.only_default_weights("robustbench", "Put a file of your own at the place where the zoo's is looked for.")
+    name, dataset, threat = _asked(request)
     entry = _entry(dataset, threat, name)
     paths = () if request.random else files(request)
     if library_address(dataset, threat, name) is not None:
@@ -92,9 +92,11 @@ def load(request: Request) -> nn.Module:
         registered = _timm_name(dataset, threat, name)
         if timm.is_model(registered):
             return from_timm.create(registered, path, DATASET_CLASSES[BenchmarkDataset(dataset)])
-        return normalize_model(_resnet50(path), mu, sigma)
+        normalised: nn.Module = normalize_model(_resnet50(path), mu, sigma)
+        return normalised
     if request.random:
-        return entry["model"]()
+        fresh: nn.Module = entry["model"]()
+        return fresh
     for path in paths:
         if kind_of(path) == "safetensors":
             raise CheckpointError(f"{path} is a safetensors file; RobustBench's loader reads PyTorch files only")
@@ -102,7 +104,7 @@ def load(request: Request) -> nn.Module:
         # environment can change
         read_tensors(path)
     try:
-        model = load_model(name, model_dir=_model_dir(), dataset=dataset, threat_model=threat)
+        model: nn.Module = load_model(name, model_dir=_model_dir(), dataset=dataset, threat_model=threat)
     except checkpoint.UNUSABLE as error:
         raise CheckpointError(
             f"{', '.join(map(str, paths))}: RobustBench cannot load this as {name}:"
@@ -116,7 +118,7 @@ def files(request: Request) -> tuple[Path, ...]:
     """The entry's files in RobustBench's layout below our folder, or torch.hub's file where a library supplies the
     weights.
     """
-    name, dataset, threat = request.name, request.dataset, request.threat
+    name, dataset, threat = _asked(request)
     source = robustbench_source(dataset, threat, name)
     what = f"robustbench:{name} for {dataset}, {threat}"
     way = (
@@ -134,6 +136,12 @@ def files(request: Request) -> tuple[Path, ...]:
         weights_on_disk.find((path,), what, way.format(page))
         for path, page in zip(source.files, source.addresses, strict=True)
     )
+
+
+def _asked(request: Request) -> tuple[str, str, str]:
+    """Name, data set and threat, which the zoo has. Raises as `_entry`."""
+    _entry(request.dataset, request.threat, request.name)
+    return request.name, str(request.dataset), str(request.threat)
 
 
 def _entry(dataset: str | None, threat: str | None, name: str) -> dict[str, Any]:
@@ -163,7 +171,8 @@ def _entry(dataset: str | None, threat: str | None, name: str) -> dict[str, Any]
         raise CheckpointError(
             f"RobustBench has no {name!r} for {dataset}, {threat}; did you mean {nearest(name, models)}?{hint}"
         )
-    return models[name]
+    entry: dict[str, Any] = models[name]
+    return entry
 
 
 def _timm_name(dataset: str, threat: str, name: str) -> str:
@@ -173,7 +182,7 @@ def _timm_name(dataset: str, threat: str, name: str) -> str:
 
 def _resnet50(path: Path | None) -> nn.Module:
     """The standard ImageNet ResNet-50, which the zoo takes from torchvision."""
-    model = torchvision.models.resnet50()
+    model: nn.Module = torchvision.models.resnet50()
     if path is not None:
         weights_on_disk.load_strictly(model, weights_on_disk.state_dict(path), path, "torchvision's resnet50")
     return model

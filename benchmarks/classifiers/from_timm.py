@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import timm
@@ -103,17 +104,21 @@ def create(name: str, path: Path | None, classes: int | None = None) -> nn.Modul
     """
     arguments = {} if classes is None else {"num_classes": classes}
     if path is None:
-        return timm.create_model(name, **arguments)
+        fresh: nn.Module = timm.create_model(name, **arguments)
+        return fresh
     tensors: dict[str, Tensor] = weights_on_disk.state_dict(path)
     try:
-        model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"state_dict": tensors}, **arguments)
+        model: nn.Module = timm.create_model(
+            name, pretrained=True, pretrained_cfg_overlay={"state_dict": tensors}, **arguments
+        )
     except checkpoint.UNUSABLE as error:
         raise CheckpointError(
             f"{path}: the weights do not fit timm's {name}: {_shortened(str(error) or repr(error))}"
         ) from error
     for module in model.modules():
-        if isinstance(getattr(module, "pretrained_cfg", None), dict):
-            module.pretrained_cfg["state_dict"] = None  # a second copy of the weights otherwise
+        used: Any = getattr(module, "pretrained_cfg", None)
+        if isinstance(used, dict):
+            used["state_dict"] = None  # a second copy of the weights otherwise
     return model
 
 

@@ -85,7 +85,7 @@ def _version(request: Request) -> WeightsEnum:
         return known[OLDEST]
     if not own:
         raise ValueError(f"torchvision:{request.name} has no {OLDEST}; choose weights= from {', '.join(known)}")
-    return next(iter(versions))
+    return next(iter(known.values()))
 
 
 def _renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -63,7 +63,8 @@ class SmallResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (b, channels, h, w), float, in [0, 1] -> logits (b, classes)."""
         h = self.blocks(self.stem((x - self.mean) / self.std))
-        return self.head(h.mean((2, 3)))
+        logits: Tensor = self.head(h.mean((2, 3)))
+        return logits
 
     def extra_repr(self) -> str:
         return f"mean={self.mean}, std={self.std}"

@@ -69,14 +69,18 @@ class Preprocessed(nn.Module):
             raise ValueError(f"x must be images of shape (b, {len(self.mean)}, h, w), got {tuple(x.shape)}")
         if self.size is not None and tuple(x.shape[2:]) != self.size:
             x = _centre(self._resized(x), self.size)
-        return self.model((x - self.mean) / self.std)
+        logits: Tensor = self.model((x - self.mean) / self.std)
+        return logits
 
     def _resized(self, x: Tensor) -> Tensor:
         h, w = x.shape[2:]
         if isinstance(self.resize, int):
             # Multiplied before divided, and cut: a float ratio would round some lengths to the next integer.
-            target = (self.resize, int(self.resize * w / h)) if h <= w else (int(self.resize * h / w), self.resize)
+            target: tuple[int, ...] = (
+                (self.resize, int(self.resize * w / h)) if h <= w else (int(self.resize * h / w), self.resize)
+            )
         else:
+            assert self.resize is not None  # there is a size, and with it a resize
             target = self.resize
         return (
             x

@@ -10,9 +10,11 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.cli.configs import configs
 from benchmarks.cli.models import models
 from benchmarks.cli.options import Device, Out, Overrides, Resume, required_out, said_how_to_go_on, say
 from benchmarks.cli.sweeps import compare, sweep
+from benchmarks.cli.validate import validate
 
 # Imports stand inside the commands: each loads what it needs, and bad arguments are answered at once.
 
@@ -20,6 +22,7 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
 )
 app.add_typer(models, name="models")
+app.add_typer(configs, name="configs")
 
 DEFAULT_BENCH = "fashion-mnist/bench"
 DEFAULT_CERTIFY = "fashion-mnist/certify"
@@ -115,6 +118,7 @@ def _check_bench_options(out: Path | None, resume: bool, estimate: bool, limit: 
         raise ValueError("--estimate is of a whole run: leave out --resume and --diagnose")
 
 
+app.command()(validate)
 app.command()(sweep)
 app.command()(compare)
 

@@ -1,29 +1,20 @@
-"""What the configurations of all attacks have in common; the kinds are in `benchmarks.attack_kinds`."""
+"""What the configurations of all attacks have in common; the kinds are in `benchmarks.config.attack_kinds`."""
 
-import inspect
 import math
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 from torch import nn
 
 import attacks
 from attacks.cost import Cost
+from benchmarks.config import derive
+from benchmarks.config.derive import Fraction
 from benchmarks.config.sections import Section
 from benchmarks.evaluation.evaluate import Attack, Randomness
 from benchmarks.evaluation.targets import Target, is_target
+from purify import plugins
 from purify.gradients import GradientMode
-
-
-def _fraction(value: object) -> object:
-    """Accepts "8/255" where a number is expected."""
-    if isinstance(value, str) and value.count("/") == 1:
-        numerator, denominator = value.split("/")
-        try:
-            return float(numerator) / float(denominator)
-        except (ValueError, ZeroDivisionError):
-            return value
-    return value
 
 
 def _target(value: object) -> object:
@@ -31,10 +22,6 @@ def _target(value: object) -> object:
         raise ValueError("expected least_likely, random or a class from 0")
     return value
 
-
-Fraction = Annotated[float, BeforeValidator(_fraction)]
-Count = Annotated[int, Field(gt=0)]
-Loss = Literal["ce", "margin", "dlr"]
 
 ModelName = Literal["undefended", "defended"]
 
@@ -52,7 +39,7 @@ class ThreatConfig(Section):
         return {"Linf": attacks.Linf, "L2": attacks.L2}[self.norm](self.epsilon)
 
 
-class AttackConfig(Section):
+class AttackConfig(derive.Derived):
     """What all attacks have.
 
     `gradient` lets the attack differentiate the purifier in another mode than the deployed one; with `randomness:
@@ -61,7 +48,12 @@ class AttackConfig(Section):
     `target` (see `benchmarks.targets`) the attack seeks that class instead of any wrong one. An attack that names
     another model than the deployed one, or a gradient mode, is one on the defence alone.
 
-    A kind adds its own settings, under the names that its class in the package `attacks` (`makes`) gives them.
+    A kind adds the settings of its class in the package `attacks` (`makes`), which checks them. What an attack can do
+    is read from that class, see `attacks.Attack`.
+
+    Attributes:
+        first: keys of a kind that stand first; see `derive.section`.
+        stand_in: what the class takes that is no key, as good as any to try settings with.
     """
 
     kind: str
@@ -74,11 +66,20 @@ class AttackConfig(Section):
     surrogate: dict[str, Any] = Field({}, validate_default=True)
     target: Annotated[Target | None, BeforeValidator(_target)] = None
 
-    makes: ClassVar[type]
-    # settings that the cost grows with in proportion, the one reported first
-    lengths: ClassVar[tuple[str, ...]] = ("iterations",)
-    white_box: ClassVar[bool] = True
-    unit: ClassVar[str] = "steps"
+    first: ClassVar[tuple[str, ...]] = ()
+    stand_in: ClassVar[dict[str, Any]] = {}
+
+    @field_validator("*")
+    @classmethod
+    def _is_accepted(cls, value: Any, info: ValidationInfo) -> Any:
+        name = info.field_name
+        needed = [key for key in cls.own_keys() if cls.model_fields[key].is_required()]
+        given = {key: info.data[key] for key in needed if key in info.data}
+        if name in cls.own_keys() and given.keys() | {name} >= set(needed):
+            said = derive.refusal(cls.makes, {**cls.stand_in, **given, name: value}, str(name))
+            if said is not None:
+                raise ValueError(said)
+        return value
 
     @field_validator("through")
     @classmethod
@@ -99,13 +100,45 @@ class AttackConfig(Section):
 
     @property
     def label(self) -> str:
-        """What the attack is called in results: its name, by default its kind."""
-        return self.name or self.kind
+        """What the attack is called in results: its name, by default its kind, of a plug-in what stands last in it."""
+        return self.name or self.kind.rpartition(":")[2]
+
+    @model_validator(mode="after")
+    def _go_together(self) -> Self:
+        try:
+            self._make(**self.stand_in, **self.own)
+        except ValueError as error:
+            raise ValueError(f"attack {self.label!r}: {error}") from error
+        if self.target is not None and not self.can("takes_targets"):
+            raise ValueError(f"attack {self.label!r}: {self.kind} has no targeted form; leave out `target`")
+        return self
+
+    def can(self, trait: str) -> Any:
+        """An attribute of the attack's class, see `attacks.Attack`; of a function, of the class that it says it
+        returns.
+        """
+        made: Any = type(self).makes
+        made = made if isinstance(made, type) else derive.hints_of(made).get("return")
+        return getattr(made, trait, getattr(attacks.Attack, trait))
 
     @property
-    def own(self) -> dict[str, Any]:
-        """The kind's own settings."""
-        return {name: getattr(self, name) for name in type(self).model_fields if name not in AttackConfig.model_fields}
+    def lengths(self) -> tuple[str, ...]:
+        """Settings that the cost grows with in proportion, the one reported first."""
+        return tuple(name for name in self.can("lengths") if name in self.own_keys())
+
+    @property
+    def unit(self) -> str:
+        """Of the first of `lengths`."""
+        return str(self.can("unit"))
+
+    @property
+    def white_box(self) -> bool:
+        """Whether gradients are taken."""
+        return not self.can("query_only")
+
+    @property
+    def _length(self) -> int:
+        return int(self.own[self.lengths[0]]) if self.lengths else 1
 
     def on(self, model: ModelName) -> bool:
         """Whether that model is attacked."""
@@ -116,15 +149,28 @@ class AttackConfig(Section):
         """The attack, with one draw a gradient where the attacked model is deterministic.
 
         Raises:
-            ValueError: settings that the attack refuses; a target for an attack without a targeted form.
+            ValueError: settings that the attack refuses.
+            PluginError: a plug-in that makes something else than an attack.
         """
-        threat = () if self.threat is None else (self.threat.build(),)
+        threat = {} if self.threat is None else {"threat": self.threat.build()}
         try:
-            attack = type(self).makes(*threat, **self._arguments(defended))
+            return self._make(**threat, **self._arguments(defended))
         except ValueError as error:
             raise ValueError(f"attack {self.label!r}: {error}") from error
-        if self.target is not None and "targets" not in inspect.signature(attack).parameters:
-            raise ValueError(f"attack {self.label!r}: {self.kind} has no targeted form; leave out `target`")
+
+    def _make(self, **arguments: Any) -> Attack:
+        makes = type(self).makes
+        made = (
+            makes(**arguments)
+            if type(self).of_plugin is None
+            else plugins.call(self.kind, makes, object, "", **arguments)
+        )
+        if not callable(made) or not hasattr(made, "threat"):
+            missing = "a threat" if callable(made) else "a call (model, x, y, keys, progress)"
+            raise plugins.PluginError(
+                f"{self.kind} made a {type(made).__name__} without {missing}, expected an attack, see attacks.Attack"
+            )
+        attack: Attack = made
         return attack
 
     def _arguments(self, defended: bool) -> dict[str, Any]:
@@ -133,7 +179,7 @@ class AttackConfig(Section):
 
     def _eot(self, defended: bool) -> int:
         random = defended and self.randomness == "fresh" and self.through != "classifier"
-        return getattr(self, "eot", 1) if random else 1  # the draws of a deterministic model are all alike
+        return self.own.get("eot", 1) if random else 1  # the draws of a deterministic model are all alike
 
     def check_model(self, model: nn.Module, shape: tuple[int, ...]) -> None:
         """Raises ValueError where the attack cannot attack that model, or images of that shape (c, h, w)."""
@@ -141,10 +187,10 @@ class AttackConfig(Section):
     def facts(self, defended: bool) -> dict[str, Any]:
         """What a row of results says of the attack."""
         effort = {
-            "iterations": getattr(self, self.lengths[0]),
+            "iterations": self._length,
             "unit": self.unit,
             "eot": self._eot(defended),
-            "restarts": getattr(self, "restarts", 1),
+            "restarts": self.own.get("restarts", 1),
         }
         loss = {"loss": self.own["loss"]} if "loss" in self.own else {}
         return {
@@ -159,22 +205,17 @@ class AttackConfig(Section):
     def reduced(self, share: float) -> Self:
         """The same attack with this share of its iterations or queries, of each as many as it needs at least."""
         least = self._least()
-        sizes = {name: getattr(self, name) for name in self.lengths}
+        sizes = {name: self.own[name] for name in self.lengths}
         return self.model_copy(
             update={name: min(size, max(least.get(name, 1), math.ceil(share * size))) for name, size in sizes.items()}
         )
 
     def _least(self) -> dict[str, int]:
         """Below which one of `lengths` is not reduced, where that is not 1."""
-        return {"queries": 10 * max(getattr(self, "eot", None) or 1, 8)}
+        return {"queries": 10 * max(self.own.get("eot") or 1, 8)}
 
     def evaluations(self, defended: bool) -> Cost:
         """About how many images go through the attacked model for one image that never leaves the attack."""
         own = self.own
-        forward = (
-            getattr(self, self.lengths[0])
-            * self._eot(defended)
-            * own.get("restarts", 1)
-            * max(1, own.get("target_classes", 1))
-        )
+        forward = self._length * self._eot(defended) * own.get("restarts", 1) * max(1, own.get("target_classes", 1))
         return Cost(forward, forward if self.white_box else 0)

@@ -1,38 +1,37 @@
-"""The configuration of each kind of attack: those within norm balls, and all of them together."""
+"""What a configuration adds to each kind of attack, and the sections of all, derived from the attacks' classes."""
 
+import inspect
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import nn
 
+import attacks
 from attacks.cost import Cost
-from attacks.ensembles.autoattack import AutoAttack
-from attacks.ensembles.eot_autoattack import EOTAutoAttack
-from attacks.ensembles.strongest import Strongest
 from attacks.expectation import takes_keys
-from attacks.gradient.apgd import APGD
-from attacks.gradient.deviated import DeviatedReconstruction
-from attacks.gradient.fab import FAB
-from attacks.gradient.hammer import DiffHammer
-from attacks.gradient.pgd import PGD
+from attacks.perceptual.feature_distance import FeatureDistance
 from attacks.protocols import OffersStages, OffersTrajectory, check_offers, shows_states
-from attacks.query.spsa import SPSA
-from attacks.query.square import Square
-from benchmarks.config.attack import AttackConfig, Count, Fraction, Loss, ModelName, ThreatConfig, Through
-from benchmarks.config.perceptual_kinds import LowFrequencyConfig, PerceptualPGDConfig, ReColorConfig, StAdvConfig
+from benchmarks.config import derive
+from benchmarks.config.attack import AttackConfig, ModelName, ThreatConfig, Through
+from benchmarks.config.perceptual_kinds import BoundConfig, LowFrequencyKind, PerceptualConfig, ReColorKind
 from benchmarks.evaluation.beginnings import begins, check_begins
 from benchmarks.evaluation.evaluate import Attack
+from purify import plugins
 
 _STRONGEST_EOT = 8  # where its configuration says nothing
+_ITERATIVE = ("iterations", "eot", "restarts", "stop_draws", "batch_size")
 
 
 class NormConfig(AttackConfig):
     """An attack within a norm ball."""
 
     threat: ThreatConfig
+    stand_in: ClassVar[dict[str, Any]] = {"threat": attacks.Linf(0.5)}
 
     def _check_begins(self, attack: Attack, model: nn.Module) -> None:
         try:
@@ -44,68 +43,20 @@ class NormConfig(AttackConfig):
 class IterativeConfig(NormConfig):
     """A norm-bounded attack by iterations."""
 
-    iterations: Count = 100
-    eot: Count = 1
-    restarts: Count = 1
-    stop_draws: int = Field(0, ge=0)
-    batch_size: Count = 256
+    first: ClassVar[tuple[str, ...]] = _ITERATIVE
 
 
-class PGDConfig(NormConfig):
-    """See `attacks.PGD`."""
-
-    makes: ClassVar[type] = PGD
-    lengths: ClassVar[tuple[str, ...]] = ("steps",)
-    kind: Literal["pgd"]
-    steps: Count = 20
-    eot: Count = 1
-    step_size: Fraction | None = Field(None, gt=0)
-    loss: Loss = "ce"
-    restarts: Count = 1
-    random_start: bool = True
-    batch_size: Count = 256
-    momentum: float = Field(0.0, ge=0, lt=1)
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    stop_draws: int = Field(0, ge=0)
+class _PGD(NormConfig):
+    first: ClassVar[tuple[str, ...]] = ("steps", "eot", "step_size", "loss", "restarts", "random_start", "batch_size")
 
 
-class APGDConfig(IterativeConfig):
-    """See `attacks.gradient.apgd.APGD`; `target_classes: 9` is APGD-T."""
-
-    makes: ClassVar[type] = APGD
-    kind: Literal["apgd"]
-    loss: Loss | None = None
-    target_classes: int = Field(0, ge=0)
-
-
-class FABConfig(IterativeConfig):
-    """See `attacks.gradient.fab.FAB`."""
-
-    makes: ClassVar[type] = FAB
-    kind: Literal["fab"]
-    target_classes: int = Field(9, ge=0)
-
+class _FAB(IterativeConfig):
     def evaluations(self, defended: bool) -> Cost:
         gradients = super().evaluations(defended).backward
         return Cost(2 * gradients, gradients)
 
 
-class SquareConfig(NormConfig):
-    """See `attacks.query.square.Square`: without gradients; every draw counts as a query."""
-
-    makes: ClassVar[type] = Square
-    lengths: ClassVar[tuple[str, ...]] = ("queries",)
-    white_box: ClassVar[bool] = False
-    unit: ClassVar[str] = "queries"
-    kind: Literal["square"]
-    queries: Count = 5000
-    eot: Count = 1
-    answers: Literal["logits", "labels"] = "logits"
-    p: float = Field(0.8, gt=0, le=1)
-    restarts: Count = 1
-    stop_draws: int = Field(0, ge=0)
-    batch_size: Count = 256
-
+class _Square(NormConfig):
     def check_model(self, model: nn.Module, shape: tuple[int, ...]) -> None:
         self._check_begins(self.build(takes_keys(model)), model)
 
@@ -113,34 +64,14 @@ class SquareConfig(NormConfig):
         return Cost(self.queries * self.restarts, 0)
 
 
-class SPSAConfig(IterativeConfig):
-    """See `attacks.query.spsa.SPSA`: without gradients."""
-
-    makes: ClassVar[type] = SPSA
-    white_box: ClassVar[bool] = False
-    kind: Literal["spsa"]
-    samples: Count = 128
-    estimator: Literal["spsa", "nes"] = "spsa"
-    delta: float | None = Field(None, gt=0)
-    step_size: Fraction | None = Field(None, gt=0)
-    loss: Loss = "margin"
-
+class _SPSA(IterativeConfig):
     def evaluations(self, defended: bool) -> Cost:
         return Cost(2 * self.samples * super().evaluations(defended).forward, 0)
 
 
-class DeviatedConfig(IterativeConfig):
-    """See `attacks.gradient.deviated.DeviatedReconstruction` (DiffAttack): looks at the purifier's states, so the bare
-    classifier is not attacked.
-    """
+class _Deviated(IterativeConfig):
+    """Looks at the purifier's states, so the bare classifier is not attacked."""
 
-    makes: ClassVar[type] = DeviatedReconstruction
-    kind: Literal["deviated"]
-    eot: Count = 20
-    loss: Loss = "ce"
-    weight: float = Field(1.0, ge=0)
-    points: int = Field(4, ge=2)
-    estimates: float = Field(0.0, ge=0)
     through: Through = Field("deployed", validate_default=True)
 
     @field_validator("through")
@@ -167,22 +98,10 @@ class DeviatedConfig(IterativeConfig):
             )
 
 
-class HammerConfig(IterativeConfig):
-    """See `attacks.gradient.hammer.DiffHammer`; with `gradients: grafted` it looks at purified images, so the bare
-    classifier is not attacked.
-    """
+class _Hammer(IterativeConfig):
+    """With `gradients: grafted` it looks at purified images, so the bare classifier is not attacked."""
 
-    makes: ClassVar[type] = DiffHammer
-    kind: Literal["hammer"]
-    iterations: Count = 50
-    eot: Count = 10
-    gradients: Literal["full", "grafted"] = "full"
-    loss: Loss = "margin"
-    sharpness: float = Field(1.0, gt=0)
-    em_steps: Count = 5
-    stepwise: float = Field(0.5, ge=0, le=1)
-
-    @field_validator("gradients")
+    @field_validator("gradients", check_fields=False)
     @classmethod
     def _grafts_between_stages(cls, value: str, info: ValidationInfo) -> str:
         if value == "grafted" and (info.data.get("through") == "classifier" or info.data.get("randomness") == "fixed"):
@@ -203,20 +122,7 @@ class HammerConfig(IterativeConfig):
         return Cost(forward, forward if self.gradients == "full" else self.iterations * self.restarts)
 
 
-class StrongestConfig(NormConfig):
-    """See `attacks.strongest`: `budget` evaluations an image, one that is differentiated counting as three."""
-
-    makes: ClassVar[type] = Strongest
-    lengths: ClassVar[tuple[str, ...]] = ("budget",)
-    unit: ClassVar[str] = "evaluations"
-    kind: Literal["strongest"]
-    budget: Count
-    eot: Count | None = None
-    sequence: tuple[str, ...] = ()
-    select_draws: Count = 8
-    stop_draws: Count = 32
-    batch_size: Count = 256
-
+class _Strongest(NormConfig):
     def _eot(self, defended: bool) -> int:
         return super()._eot(defended) or _STRONGEST_EOT
 
@@ -229,7 +135,7 @@ class StrongestConfig(NormConfig):
 
     def _least(self) -> dict[str, int]:
         random = "defended" in self.models and self.randomness == "fresh" and self.through != "classifier"
-        attack = self.build(random)
+        attack: Any = self.build(random)
         return {
             "budget": (
                 1
@@ -240,42 +146,18 @@ class StrongestConfig(NormConfig):
         }
 
 
-class EOTAutoAttackConfig(NormConfig):
-    """See `attacks.ensembles.eot_autoattack.EOTAutoAttack`."""
-
-    makes: ClassVar[type] = EOTAutoAttack
-    lengths: ClassVar[tuple[str, ...]] = ("iterations", "queries")
-    kind: Literal["eot_autoattack"]
-    iterations: Count = 100
-    eot: Count = 20
-    queries: Count = 5000
-    attacks: tuple[str, ...] = ("apgd-ce", "apgd-t", "fab-t", "square")
-    stop_draws: int = Field(32, ge=0)
-    batch_size: Count = 256
-
+class _EOTAutoAttack(NormConfig):
     def check_model(self, model: nn.Module, shape: tuple[int, ...]) -> None:
         if "square" in self.attacks:  # the one part that has a least length
-            self._check_begins(replace(self.build(takes_keys(model)), attacks=("square",)), model)  # type: ignore[type-var]
+            attack: Any = self.build(takes_keys(model))
+            self._check_begins(replace(attack, attacks=("square",)), model)
 
     def evaluations(self, defended: bool) -> Cost:
         return _ensemble(self.attacks, self.iterations, self._eot(defended), self.queries)
 
 
-class AutoAttackConfig(NormConfig):
-    """See `attacks.AutoAttack`, the official code."""
-
-    makes: ClassVar[type] = AutoAttack
-    lengths: ClassVar[tuple[str, ...]] = ("iterations", "queries")
-    kind: Literal["autoattack"]
-    version: Literal["standard", "rand", "custom"] = "standard"
-    attacks: tuple[str, ...] = ()
-    iterations: Count = 100
-    eot: Count = 1
-    queries: Count = 5000
-    batch_size: Count = 128
-    draws: Literal["counted", "torch"] = "counted"
-
-    @field_validator("draws")
+class _AutoAttack(NormConfig):
+    @field_validator("draws", check_fields=False)
     @classmethod
     def _known_noise_is_not_drawn(cls, value: str, info: ValidationInfo) -> str:
         if value == "torch" and info.data.get("randomness") == "fixed":
@@ -296,15 +178,15 @@ class AutoAttackConfig(NormConfig):
             "draws_from": self.draws,
         }
 
-    def reduced(self, share: float) -> "AutoAttackConfig":
+    def reduced(self, share: float) -> Self:
         plain = self.model_copy(update={"version": "custom", "attacks": self._names(), "eot": self._eot(True)})
-        return super(AutoAttackConfig, plain).reduced(share)
+        return super(_AutoAttack, plain).reduced(share)
 
     def evaluations(self, defended: bool) -> Cost:
         return _ensemble(self._names(), self.iterations, self._eot(defended), self.queries)
 
     def _names(self) -> tuple[str, ...]:
-        versions = {
+        versions: dict[str, tuple[str, ...]] = {
             "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
             "rand": ("apgd-ce", "apgd-dlr"),
             "custom": self.attacks,
@@ -321,20 +203,59 @@ def _ensemble(names: tuple[str, ...], iterations: int, eot: int, queries: int) -
     return Cost(sum(gradients.values()) + without, sum(gradients.values()))
 
 
-AnyAttackConfig = Annotated[
-    PGDConfig
-    | APGDConfig
-    | FABConfig
-    | SquareConfig
-    | SPSAConfig
-    | DeviatedConfig
-    | HammerConfig
-    | StrongestConfig
-    | EOTAutoAttackConfig
-    | AutoAttackConfig
-    | StAdvConfig
-    | ReColorConfig
-    | LowFrequencyConfig
-    | PerceptualPGDConfig,
-    Field(discriminator="kind"),
-]
+_KINDS: dict[str, tuple[type[AttackConfig], type[attacks.Attack]]] = {
+    "pgd": (_PGD, attacks.PGD),
+    "apgd": (IterativeConfig, attacks.APGD),
+    "fab": (_FAB, attacks.FAB),
+    "square": (_Square, attacks.Square),
+    "spsa": (_SPSA, attacks.SPSA),
+    "deviated": (_Deviated, attacks.DeviatedReconstruction),
+    "hammer": (_Hammer, attacks.DiffHammer),
+    "strongest": (_Strongest, attacks.Strongest),
+    "eot_autoattack": (_EOTAutoAttack, attacks.EOTAutoAttack),
+    "autoattack": (_AutoAttack, attacks.AutoAttack),
+    "stadv": (BoundConfig, attacks.StAdv),
+    "recolor": (ReColorKind, attacks.ReColorAdv),
+    "low_frequency": (LowFrequencyKind, attacks.LowFrequency),
+    "perceptual": (PerceptualConfig, attacks.PerceptualPGD),
+}
+
+
+def _section(name: str, base: type[AttackConfig], makes: Callable[..., Any]) -> type[AttackConfig]:
+    return derive.section(name, ("kind", ...), base, makes, ("threat",), base.first)
+
+
+@cache  # one section as long as the plug-in's code is the same
+def _of_plugin(name: str, base: type[AttackConfig], makes: Callable[..., Any]) -> type[AttackConfig]:
+    found = _section(name, base, makes)
+    found.of_plugin = staticmethod(of_plugin)
+    return found
+
+
+def of_plugin(name: str) -> type[AttackConfig]:
+    """The section of a plug-in: within a norm ball where its constructor takes a `threat`, within a distance in
+    features where that is a `FeatureDistance`, else with a bound of its own.
+
+    Raises:
+        PluginError: one that cannot be used.
+    """
+    made = plugins.load("attacks", name, "a class or function that makes an attack from its settings")
+    if "threat" not in inspect.signature(made).parameters:
+        base: type[AttackConfig] = BoundConfig
+    else:
+        base = PerceptualConfig if derive.hints_of(made).get("threat") is FeatureDistance else NormConfig
+    return _of_plugin(name, base, made)
+
+
+SECTIONS: dict[str, type[AttackConfig]] = {kind: _section(kind, base, made) for kind, (base, made) in _KINDS.items()}
+# where pickle looks: configurations travel to other processes
+globals().update({section.__name__: section for section in SECTIONS.values()})
+
+if TYPE_CHECKING:
+    AnyAttackConfig = AttackConfig
+    PGDConfig: Any
+    APGDConfig: Any
+    SquareConfig: Any
+    EOTAutoAttackConfig: Any
+else:
+    AnyAttackConfig = derive.union("kind", "attacks", AttackConfig, SECTIONS, of_plugin)

@@ -2,14 +2,16 @@
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from torch import nn
 
+from benchmarks import datasets
 from benchmarks.classifiers import load_classifier
 from benchmarks.config.attack_kinds import AnyAttackConfig
 from benchmarks.config.purifier import AnyPurifierConfig
-from benchmarks.config.sections import Section
-from purify import ScoreModel, load_score_model
+from benchmarks.config.sections import Section, naming
+from benchmarks.datasets import Dataset
+from purify import ScoreModel, load_score_model, plugins
 from purify.score.model import LabelRounding
 
 
@@ -18,28 +20,46 @@ def named(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
 
 
+def _runs(kind: plugins.Kind) -> AfterValidator:
+    """Looks at code that a name of the form module:... leads to, so that mistakes in it come before any work."""
+
+    def look(name: str) -> str:
+        if name.startswith(plugins.PREFIX):
+            plugins.load(kind, name, "a function without arguments")
+        return name
+
+    return AfterValidator(look)
+
+
 class DataConfig(Section):
     """Images `first` .. `first + images - 1` of a data set, in its own order or, with `subset_seed`, shuffled as
     DiffPure's subsets are.
     """
 
-    name: str
+    name: Annotated[str, _runs("datasets")]
     images: int = Field(gt=0)
     first: int = Field(0, ge=0)
     root: str | None = None
     subset_seed: int | None = Field(None, ge=0)
 
+    def load(self) -> Dataset:
+        """Raises DatasetError for what is not there or not usable."""
+        with naming("data.name"):
+            return datasets.load(self.name, self.root)
+
 
 class ClassifierConfig(Section):
     """See `benchmarks.load_classifier`."""
 
-    name: str
+    name: Annotated[str, _runs("classifiers")]
     dataset: str | None = None
     threat: str | None = None
     weights: str | None = None
 
     def load(self) -> nn.Module:
-        return load_classifier(self.name, self.dataset, self.threat, self.weights)
+        """Raises CheckpointError for weights that are not there or cannot be used."""
+        with naming("classifier.name"):
+            return load_classifier(self.name, self.dataset, self.threat, self.weights)
 
 
 class ScoreConfig(Section):
@@ -47,7 +67,7 @@ class ScoreConfig(Section):
     class-conditional networks.
     """
 
-    name: str
+    name: Annotated[str, _runs("score_models")]
     architecture: str | None = None
     config: dict[str, Any] | str | None = None
     class_label: int | None = None
@@ -55,7 +75,8 @@ class ScoreConfig(Section):
 
     def load(self) -> ScoreModel:
         """Not checked for plausibility: that takes images."""
-        model = load_score_model(self.name, self.architecture, self.config, check=False)
+        with naming("score.name"):
+            model = load_score_model(self.name, self.architecture, self.config, check=False)
         model = model if self.class_label is None else model.with_class(self.class_label)
         return model if self.label_rounding is None else model.with_label_rounding(self.label_rounding)
 

@@ -1,7 +1,8 @@
 """Configurations: YAML files, checked before any work starts.
 
 A file may name a parent in `extends:` (a path relative to itself); its own values override the parent's, section by
-section. A section that names another `scheme` than the parent's replaces it.
+section. A section that names another `scheme` than the parent's replaces it. A plug-in's file (`module:FILE.py:NAME`)
+is looked for beside the file that names it, then from the current folder.
 """
 
 import difflib
@@ -12,6 +13,7 @@ import yaml
 
 from benchmarks.config.sections import Config, ConfigError, Section, validate
 from benchmarks.runs.folder import write_text
+from purify import plugins
 
 
 def configs_folder() -> Path:
@@ -69,6 +71,17 @@ def read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A file's values over those of the files that it extends. Raises ConfigError for what is not readable."""
     if path.resolve() in seen:
         raise ConfigError(f"{path}: `extends` goes round in a circle")
+    values, parent = _read_one(path)
+    return values if parent is None else _merge(read(parent, (*seen, path.resolve())), values)
+
+
+def parent_of(path: Path) -> Path | None:
+    """The file that a configuration's file extends. Raises ConfigError as `read`."""
+    return _read_one(path)[1]
+
+
+def _read_one(path: Path) -> tuple[dict[str, Any], Path | None]:
+    """A file's own values, and the file that it extends."""
     try:
         values = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -76,12 +89,22 @@ def read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold a mapping of sections, got {type(values).__name__}")
     parent = values.pop("extends", None)
+    values = {key: _beside(value, path.parent) for key, value in values.items()}
     if parent is None:
-        return values
+        return values, None
     parent_path = path.parent / str(parent)
     if not parent_path.is_file():
         raise ConfigError(f"{path}: extends {parent!r}, but there is no file {parent_path}")
-    return _merge(read(parent_path, (*seen, path.resolve())), values)
+    return values, parent_path
+
+
+def _beside(value: Any, folder: Path) -> Any:
+    """Plain values with the plug-ins whose files lie in the folder as seen from the current one."""
+    if isinstance(value, dict):
+        return {key: _beside(each, folder) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_beside(each, folder) for each in value]
+    return plugins.beside(value, folder) if isinstance(value, str) else value
 
 
 def _merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +127,8 @@ def same_scheme(old: dict[str, Any], new: dict[str, Any]) -> bool:
     """Whether `new` changes the section `old`; where it names another `scheme`, whose keys are others, it takes its
     place.
     """
-    return new.get("scheme", old.get("scheme", DEFAULT_SCHEME)) == old.get("scheme", DEFAULT_SCHEME)
+    before = old.get("scheme", DEFAULT_SCHEME)
+    return bool(new.get("scheme", before) == before)
 
 
 def set_value(values: dict[str, Any], key: str, value: Any, asked_by: str = "--set") -> None:

@@ -1,29 +1,26 @@
-"""The configuration of a purifier: `scheme` names a class of `purify.purifiers.PURIFIERS`, whose constructor gives the
-keys, their types and defaults.
+"""The configuration of a purifier: `scheme` names a class of `purify.purifiers.PURIFIERS`, or a plug-in, whose
+constructor gives the keys, their types, defaults and explanations.
 """
 
 import inspect
-import types
-import typing
-from collections.abc import Mapping
-from functools import reduce
-from operator import or_
-from typing import Annotated, Any, Literal, Union
+from collections.abc import Callable
+from functools import cache, partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, create_model
+from pydantic import Field
 from torch import nn
 
+from benchmarks.config import derive
 from benchmarks.config.files import DEFAULT_SCHEME, same_scheme
-from benchmarks.config.sections import Section, validate
-from purify import Resized, ScoreModel, Sequential
+from benchmarks.config.sections import Section, naming, validate
+from purify import Resized, ScoreModel, Sequential, plugins
 from purify.gradients import GradientMode
-from purify.purifiers import PURIFIERS
+from purify.purifiers import PURIFIERS, find
 
-_PLAIN = (bool, int, float, str, type(None))
-_GIVEN = ("self", "score", "seed")  # by the experiment, not by this section
+_GIVEN = ("score", "seed")  # by the experiment, not by this section
 
 
-class PurifierConfig(Section):
+class PurifierConfig(derive.Derived):
     """What all schemes have; the rest is the constructor's, which checks the values.
 
     `rounds`: purify so many times in a row (`purify.Sequential`). `size`: the purifier runs at that height and width
@@ -40,16 +37,25 @@ class PurifierConfig(Section):
     @property
     def options(self) -> dict[str, Any]:
         """The constructor's arguments."""
-        return {
-            name: getattr(self, name) for name in type(self).model_fields if name not in PurifierConfig.model_fields
-        }
+        return self.own
 
     def build(self, score: ScoreModel, seed: int, gradient: GradientMode | None = None) -> nn.Module:
-        """The purifier, in another gradient mode where one is given. Raises ValueError for options that its constructor
-        refuses.
+        """The purifier, in another gradient mode where one is given.
+
+        Raises:
+            ValueError: options that its constructor refuses; a `gradient` for a purifier that has no such mode.
+            ConfigError: a plug-in that fails, or makes something else than a module.
         """
-        options = self.options if gradient is None else self.options | {"gradient": gradient}
-        purifier: nn.Module = PURIFIERS[self.scheme](score, **options, seed=seed)
+        if gradient is not None and "gradient" not in self.options:
+            raise ValueError(f"gradient={gradient!r}: the purifier {self.scheme!r} has no gradient modes")
+        make, arguments = type(self).makes, self.options if gradient is None else self.options | {"gradient": gradient}
+        if "seed" in inspect.signature(make).parameters:
+            arguments["seed"] = seed
+        if type(self).of_plugin is None:
+            purifier: Any = make(score, **arguments)
+        else:
+            with naming("purifier.scheme"):
+                purifier = plugins.call(self.scheme, partial(make, score), nn.Module, "a purify.Purifier", **arguments)
         if self.rounds > 1:
             purifier = Sequential([purifier] * self.rounds, seed)
         return purifier if self.size is None else Resized(purifier, self.size)
@@ -61,53 +67,29 @@ class PurifierConfig(Section):
         return validate(_Holder, {"purifier": {**base, **changes}}).purifier
 
 
-def _section(name: str, scheme: type) -> type[PurifierConfig]:
-    """A section with the keys of a purifier's constructor."""
-    hints = typing.get_type_hints(scheme.__init__)
-    parameters = [p for p in inspect.signature(scheme).parameters.values() if p.name not in _GIVEN]
-    fields: dict[str, Any] = {
-        p.name: (
-            _plain(hints[p.name]),
-            ... if p.default is inspect.Parameter.empty else Field(p.default, validate_default=False),
-        )
-        for p in parameters
-    }
-    tag = (Literal[name], name)  # type: ignore[valid-type]
-    return create_model(
-        f"{scheme.__name__}Config",
-        __base__=PurifierConfig,
-        __module__=__name__,
-        __doc__=f"See `purify.{scheme.__name__}`.",
-        scheme=tag,
-        **fields,
-    )
+@cache  # one section as long as a plug-in's code is the same
+def _section(name: str, makes: Callable[..., Any]) -> type[PurifierConfig]:
+    # a plug-in has to be named; those that come with the package name themselves
+    if name in PURIFIERS:
+        return derive.section(name, ("scheme", name), PurifierConfig, makes, _GIVEN)
+    found = derive.section(name, ("scheme", ...), PurifierConfig, makes, _GIVEN)
+    found.of_plugin = staticmethod(of_plugin)
+    return found
 
 
-def _plain(annotation: Any) -> Any:
-    """What of a type can stand in a YAML file."""
-    origin = typing.get_origin(annotation)
-    if origin in (Union, types.UnionType):
-        return reduce(or_, [_plain(each) for each in typing.get_args(annotation) if _is_plain(each)])
-    return dict[str, Any] if origin is Mapping else annotation
-
-
-def _is_plain(annotation: Any) -> bool:
-    return annotation in _PLAIN or typing.get_origin(annotation) in (Literal, tuple, Mapping)
+def of_plugin(name: str) -> type[PurifierConfig]:
+    """The section of a plug-in. Raises PluginError for one that cannot be used."""
+    return _section(name, find(name))
 
 
 SECTIONS: dict[str, type[PurifierConfig]] = {name: _section(name, scheme) for name, scheme in PURIFIERS.items()}
 # where pickle looks: configurations travel to other processes
 globals().update({section.__name__: section for section in SECTIONS.values()})
 
-
-def _scheme(value: Any) -> str | None:
-    return value.get("scheme", DEFAULT_SCHEME) if isinstance(value, dict) else getattr(value, "scheme", None)
-
-
-AnyPurifierConfig = Annotated[
-    Union[tuple(Annotated[section, Tag(name)] for name, section in SECTIONS.items())],  # type: ignore[valid-type]  # noqa: UP007
-    Discriminator(_scheme),
-]
+if TYPE_CHECKING:
+    AnyPurifierConfig = PurifierConfig
+else:
+    AnyPurifierConfig = derive.union("scheme", "purifiers", PurifierConfig, SECTIONS, of_plugin, DEFAULT_SCHEME)
 
 
 class _Holder(Section):

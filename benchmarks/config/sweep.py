@@ -18,7 +18,7 @@ import yaml
 
 from benchmarks.config import files as configs
 from benchmarks.config.bench import BenchConfig
-from benchmarks.config.sections import ConfigError
+from benchmarks.config.sections import ConfigError, validate
 from benchmarks.runs.fingerprints import fingerprint
 from benchmarks.runs.folder import write_text
 
@@ -44,7 +44,7 @@ class Point:
     @cached_property
     def settings(self) -> BenchConfig:
         """The checked configuration. Raises ConfigError with one line for each problem."""
-        return configs.validate(BenchConfig, self.values)
+        return validate(BenchConfig, self.values)
 
 
 @dataclass(frozen=True)

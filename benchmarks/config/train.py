@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from benchmarks.config.bench import ClassifierConfig
 from benchmarks.config.sections import Section
-from purify.score.model import Prediction
+from purify.score.parametrisation import Prediction
 from purify.training import objectives
 
 

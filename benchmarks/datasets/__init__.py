@@ -1,22 +1,34 @@
 """Images and labels by name. All data sets come as uint8 images (n, c, h, w) and int64 labels (n,)."""
 
 import difflib
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from benchmarks.datasets import arrays, celeba_hq, cifar, fashion_mnist, folder, imagenet
+from benchmarks.datasets import arrays, celeba_hq, cifar, fashion_mnist, folder, from_module, imagenet
 from benchmarks.datasets.base import Dataset, as_floats
 from benchmarks.datasets.errors import DatasetError
 from benchmarks.datasets.fashion_mnist import FASHION_MNIST_CLASSES
 from benchmarks.datasets.images import ImageFiles
 from benchmarks.datasets.subsets import subset
+from purify import plugins
 
-__all__ = ["FASHION_MNIST_CLASSES", "Dataset", "DatasetError", "ImageFiles", "as_floats", "known", "load", "subset"]
+__all__ = [
+    "FASHION_MNIST_CLASSES",
+    "Dataset",
+    "DatasetError",
+    "ImageFiles",
+    "as_floats",
+    "check_name",
+    "known",
+    "load",
+    "subset",
+]
 
-_FAMILIES = (fashion_mnist, cifar, imagenet, celeba_hq, folder, arrays)
-_BY_NAME = {
-    (head, bool(colon)): family
+_FAMILIES = (fashion_mnist, cifar, imagenet, celeba_hq, folder, from_module, arrays)
+_BY_NAME: dict[tuple[str, bool], Callable[[str, str, str | None], Dataset]] = {
+    (head, bool(colon)): family.load
     for family in _FAMILIES
     for head, colon, _ in (name.partition(":") for name in family.NAMES)
 }
@@ -42,6 +54,8 @@ def load(name: str, root: str | None = None) -> Dataset:
               see `celeba_hq.load`;
             - "folder:PATH", "folder:PATH@SIZE", see `folder.load`;
             - "npz:FILE" and "safetensors:FILE", see `arrays.read_npz` and `arrays.read_safetensors`;
+            - "module:FILE.py:FUNCTION": your own code, which runs, or the name of an entry point of the group
+              purify.datasets, see `from_module.load`;
             - several that are held in memory joined by "+": one data set.
         root: where the files lie. Default: the environment variable PURIFY_DATA; without it `data` in the cache folder
             for CIFAR, ImageNet and CelebA-HQ, Debian's package dataset-fashion-mnist for Fashion-MNIST, and the current
@@ -50,13 +64,21 @@ def load(name: str, root: str | None = None) -> Dataset:
     Raises:
         DatasetError: unknown name, or files missing or not usable.
     """
+    check_name(name)
     if "+" in name:
         return _join([load(part, root) for part in name.split("+")], name)
     head, _, argument = name.partition(":")
-    family = _BY_NAME.get((head, bool(argument)))
-    if family is None:
-        raise DatasetError(f"unknown data set {name!r}{_near_miss(head)}; known: {', '.join(known())}")
-    return family.load(head, argument, root)
+    return _BY_NAME.get((head, bool(argument)), from_module.load)(head, argument, root)
+
+
+def check_name(name: str) -> None:
+    """Raises DatasetError for a name that no data set has, whether or not its files are here; a plug-in's is not
+    checked.
+    """
+    for part in name.split("+"):
+        head, _, argument = part.partition(":")
+        if (head, bool(argument)) not in _BY_NAME and not plugins.is_plugin("datasets", part):
+            raise DatasetError(f"unknown data set {part!r}{_near_miss(head)}; known: {', '.join(known())}")
 
 
 def _near_miss(head: str) -> str:

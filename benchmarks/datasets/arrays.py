@@ -137,14 +137,14 @@ def _decode(files: np.ndarray, offsets: np.ndarray, path: Path) -> np.ndarray:
             f"{path}: 'offsets' must rise from 0 to at most the {files.size} bytes of 'jpeg', one more of them than"
             " images"
         )
-    images = np.empty((0,))
+    images: np.ndarray = np.empty((0,))
     for position, (start, end) in enumerate(itertools.pairwise(offsets.tolist())):
         name = f"{path}: image {position}"
         with opened(io.BytesIO(files[start:end].tobytes()), name) as image:
             shape = (image.height, image.width, 1 if image.mode == "L" else 3)
             if position == 0:
                 images = _room(path, (len(offsets) - 1, *shape))
-            if shape != images.shape[1:]:
+            if shape != tuple(images.shape[1:]):
                 raise DatasetError(
                     f"{name} is {shape}, the first one {images.shape[1:]} (height, width, channels): all must be alike"
                 )

@@ -129,6 +129,7 @@ class Preparation:
         """(width, height) after resizing; the longer side is rounded down, as in torchvision."""
         if isinstance(self.resize, tuple):
             return self.resize[1], self.resize[0]
+        assert self.resize is not None
         short, long = sorted(image.size)
         length = int(self.resize * long / short)
         if self.resize * length > MAX_PIXELS:
@@ -168,7 +169,7 @@ class ImageFiles:
             DatasetError: a file that cannot be used.
         """
         if isinstance(positions, slice):
-            chosen = self.files[positions]
+            chosen = list(self.files[positions])
         else:
             tensor = torch.as_tensor(positions)
             if tensor.ndim != 1 or (tensor.dtype != torch.int64 and len(tensor)):

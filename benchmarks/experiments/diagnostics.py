@@ -7,7 +7,7 @@ has room for 0. The signs are those of Carlini et al. 2019 (arXiv 1902.06705, se
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import permutations
 from typing import Any, ClassVar, Literal
@@ -371,11 +371,27 @@ def _large(threat: Threat, x: Tensor) -> float:
 # the rows that the checks need
 
 
+@dataclass(frozen=True)
+class RandomNoise:
+    """No attack: one random point of the ball for each image, by its key."""
+
+    query_only: ClassVar[bool] = True
+
+    threat: Threat
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, keys: Tensor | None = None, progress: object = None
+    ) -> Tensor:
+        check_inputs(x, y, keys)
+        keys = default_keys(len(x), x.device) if keys is None else keys.to(x.device)
+        return self.threat.project(x + self.threat.random_start(uniform(keys, tuple(x.shape[1:]), x.dtype)), x)
+
+
 class NoiseConfig(NormConfig):
     """A random point of the ball, see `RandomNoise`."""
 
+    makes: ClassVar[Callable[..., Any]] = RandomNoise
     kind: Literal["noise"] = "noise"
-    white_box: ClassVar[bool] = False
 
     def build(self, defended: bool) -> Attack:
         return RandomNoise(self.threat.build())
@@ -391,20 +407,6 @@ class NoiseConfig(NormConfig):
             "target": None,
             "settings": {},
         }
-
-
-@dataclass(frozen=True)
-class RandomNoise:
-    """No attack: one random point of the ball for each image, by its key."""
-
-    threat: Threat
-
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, keys: Tensor | None = None, progress: object = None
-    ) -> Tensor:
-        check_inputs(x, y, keys)
-        keys = default_keys(len(x), x.device) if keys is None else keys.to(x.device)
-        return self.threat.project(x + self.threat.random_start(uniform(keys, tuple(x.shape[1:]), x.dtype)), x)
 
 
 def probes(config: AttackConfig, model: ModelName, x: Tensor) -> list[AttackConfig]:

@@ -89,7 +89,7 @@ def load_parts(
     asked_by: str = "data.images",
 ) -> Parts:
     """The first `images` images of `data` and the models. Raises as `load`, but for what does not fit together."""
-    loaders = [lambda: datasets.load(data.name, data.root), classifier.load]
+    loaders = [data.load, classifier.load]
     found, classify, network = _load_all(*loaders, (lambda: None) if score is None else score.load)
     if data.first + images > len(found):
         raise ConfigError(f"{asked_by}={images} from data.first={data.first}: {data.name!r} has {len(found)} images")

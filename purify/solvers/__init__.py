@@ -2,10 +2,11 @@
 business of `purify.gradients`.
 """
 
-from collections.abc import Mapping
-from dataclasses import fields
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from purify import plugins
 from purify.solvers.ancestral import Ancestral
 from purify.solvers.base import Levels, Solver, SolverSettings, Stepping, StepRule
 from purify.solvers.ddim import DDIM
@@ -16,7 +17,7 @@ from purify.solvers.predictor_corrector import PredictorCorrector
 from purify.solvers.torchdiffeq import TorchDiffEq
 from purify.solvers.torchsde import TorchSDE
 
-SOLVERS: dict[str, type] = {
+SOLVERS: dict[str, Callable[..., Any]] = {
     "torchsde": TorchSDE,
     "torchdiffeq": TorchDiffEq,
     "ddim": DDIM,
@@ -32,11 +33,14 @@ def make(solver: str | Mapping[str, Any] | SolverSettings, **options: Any) -> So
     """A solver's settings.
 
     Args:
-        solver: a name in `SOLVERS`, a mapping of `name` and its options, or settings, which are returned.
+        solver: a name in `SOLVERS`, or of a plug-in (`purify.plugins`: "module:FILE.py:NAME", a class or function whose
+            arguments are the options and which makes a `SolverSettings`); a mapping of `name` and its options; or
+            settings, which are returned.
         options: more options of a named solver.
 
     Raises:
         ValueError: an unknown name or option, or a value that the solver refuses.
+        PluginError: a plug-in that cannot be used.
     """
     if not isinstance(solver, str | Mapping):
         if options:
@@ -46,23 +50,37 @@ def make(solver: str | Mapping[str, Any] | SolverSettings, **options: Any) -> So
         return solver
     chosen = dict(solver) if isinstance(solver, Mapping) else {"name": solver}
     name = chosen.pop("name", None)
-    if name not in SOLVERS:
+    if not isinstance(name, str) or (name not in SOLVERS and not plugins.is_plugin("solvers", name)):
         given = f"{solver!r} has no name, which must be" if name is None else f"{name!r} is not"
-        raise ValueError(f"solver={given} one of {', '.join(SOLVERS)}")
+        raise ValueError(f"solver={given} one of {', '.join(SOLVERS)}, {plugins.FORM}")
     if twice := chosen.keys() & options.keys():
         raise ValueError(f"solver={solver!r} has {', '.join(sorted(twice))} already: give each option once")
-    known = [field.name for field in fields(SOLVERS[name])]
+    kind = plugins.load("solvers", name, _EXPECTED) if name not in SOLVERS else SOLVERS[name]
+    known = list(inspect.signature(kind).parameters)
     for option in chosen | options:
         if option not in known:
             raise ValueError(
                 f"solver={name!r} has no option {option!r}" + (f"; it has {', '.join(known)}" if known else "")
             )
     try:
-        return SOLVERS[name](**chosen, **options)
+        made: SolverSettings = kind(**chosen, **options)
     except TypeError as error:
         raise ValueError(
             f"solver={name!r}: an option is not of the type that is expected of it, got {chosen | options}: {error}"
         ) from error
+    except ValueError:
+        raise
+    except Exception as error:  # of a plug-in
+        raise plugins.PluginError(f"solver={name!r} failed: {type(error).__name__}: {error}") from error
+    if missing := [part for part in _PARTS if not hasattr(made, part)]:
+        raise plugins.PluginError(
+            f"{name}: made a {type(made).__name__} without {', '.join(missing)}, expected {_EXPECTED}"
+        )
+    return made
+
+
+_EXPECTED = "a class of settings with intervals, build, has_adjoint and evaluates_end (purify.solvers.SolverSettings)"
+_PARTS = ("intervals", "build", "has_adjoint", "evaluates_end")
 
 
 __all__ = [

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from purify import networks, schedules
+from purify import networks, plugins, schedules
 from purify.score.model import ScoreModel
 from purify.zoo import checkpoint, guard, registry
 from purify.zoo.checkpoint import CheckpointError
@@ -71,7 +71,9 @@ def load_score_model(
     Args:
         name_or_path: a packaged name ("fashion-mnist"), a name in the registry of known checkpoints (`purify models
             list`), the path of a file written by `save_score_model`, the folder of a `diffusers` UNet2DModel, or with
-            `architecture` and `config` the path of an official checkpoint, see `purify.zoo.official.load_official`.
+            `architecture` and `config` the path of an official checkpoint, see `purify.zoo.official.load_official`;
+            or "module:FILE.py:NAME", your own function without arguments that returns a `ScoreModel`, which runs (see
+            `purify.plugins`).
         architecture: of an official checkpoint: a name in `purify.networks.ARCHITECTURES`, for instance
             "score_sde/ncsnpp".
         config: of an official checkpoint: the official configuration, as a dictionary or a JSON file.
@@ -94,12 +96,27 @@ def load_score_model(
         model = _load_known(registry.find(str(name_or_path)))
     elif Path(name_or_path).is_dir():
         model = load_diffusers(name_or_path)
+    elif _is_plugin(name_or_path):
+        model = _load_plugin(str(name_or_path))
     else:
         model = _load_own(find_score_model(name_or_path))
     model.requires_grad_(False).eval()
     if check:
         warn_if_implausible(model, str(name_or_path), images)
     return model
+
+
+def _is_plugin(name: str | os.PathLike[str]) -> bool:
+    """Whether a plug-in is meant: one's name, unless a packaged network or a file bears it."""
+    known = str(name) in packaged_score_models() or Path(name).is_file()
+    return not known and plugins.is_plugin("score_models", name)
+
+
+def _load_plugin(name: str) -> ScoreModel:
+    expected = "a purify.ScoreModel"
+    make = plugins.load("score_models", name, f"a function without arguments that returns {expected}")
+    model: ScoreModel = plugins.call(name, make, ScoreModel, expected)
+    return model.float().cpu()
 
 
 def _load_known(entry: registry.Entry) -> ScoreModel:

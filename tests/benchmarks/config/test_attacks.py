@@ -12,14 +12,14 @@ import yaml
 import attacks
 from benchmarks import config
 from benchmarks.config.attack import AttackConfig
-from benchmarks.config.attack_kinds import AnyAttackConfig, AutoAttackConfig, NormConfig, PGDConfig, StrongestConfig
+from benchmarks.config.attack_kinds import SECTIONS, AutoAttackConfig, NormConfig, PGDConfig, StrongestConfig
 from benchmarks.config.bench import BenchConfig
 from benchmarks.config.perceptual_kinds import PerceptualConfig
 from benchmarks.config.sections import ConfigError
 from benchmarks.evaluation.beginnings import check_begins
 from benchmarks.experiments.bench import Bench
 
-KINDS = get_args(get_args(AnyAttackConfig)[0])
+KINDS = tuple(SECTIONS.values())
 BASE = {
     "data": {"name": "fashion-mnist-embedded", "images": 3},
     "classifier": "fashion-mnist",
@@ -88,7 +88,7 @@ def test_settings_arrive():
 @pytest.mark.parametrize(
     ("attack", "message"),
     [
-        ({"kind": "pgd", "momentum": 1}, "attacks.0.pgd.momentum: Input should be less than 1, got 1"),
+        ({"kind": "pgd", "momentum": 1}, "attacks.0.pgd.momentum: must lie in [0, 1), got 1"),
         (
             {"kind": "pgd", "schedule": "square"},
             "attacks.0.pgd.schedule: Input should be 'constant', 'linear' or 'cosine', got 'square'",
