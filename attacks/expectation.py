@@ -12,17 +12,22 @@ from torch import Tensor, nn
 
 from attacks.cost import add_cost
 from attacks.losses import Loss, margin
-from attacks.randomness import mix
+from attacks.randomness import draw_keys
 
 
-def takes_keys(model: nn.Module) -> bool:
-    """Whether `model.forward` has a parameter `keys`: (b,) int64 that fix the randomness of each image."""
-    return "keys" in inspect.signature(model.forward).parameters
+def takes_keys(model: Callable[..., Any]) -> bool:
+    """Whether a module's `forward`, or a function, has a parameter `keys`: (b,) int64 that fix the randomness of each
+    image.
+    """
+    try:
+        return "keys" in inspect.signature(getattr(model, "forward", model)).parameters
+    except (TypeError, ValueError):  # built in or traced, without a signature
+        return False
 
 
 def call(model: nn.Module, x: Tensor, keys: Tensor) -> Tensor:
     """Logits of `x`, under `keys` where the model takes keys."""
-    logits = model(x, keys=keys) if takes_keys(model) else model(x)
+    logits: Tensor = model(x, keys=keys) if takes_keys(model) else model(x)
     # afterwards: a call that ran out of memory is made again in parts
     add_cost(len(x), torch.is_grad_enabled() and x.requires_grad)
     return logits
@@ -180,7 +185,7 @@ class Expectation:
     ) -> list[Tensor]:
         """(draws, n, ...) for each loss: the draws `which`, in one call of the model."""
         k = len(which)
-        logits = call(self.model, x.repeat(k, 1, 1, 1), torch.cat([mix(keys, draw) for draw in which]))
+        logits = call(self.model, x.repeat(k, 1, 1, 1), torch.cat([draw_keys(keys, draw) for draw in which]))
         if logits.ndim != 2 or len(logits) != k * len(x):
             raise ValueError(
                 f"the model must return logits of shape ({k * len(x)}, classes), got {tuple(logits.shape)}"
@@ -190,7 +195,7 @@ class Expectation:
                 f"the model has {logits.shape[1]} classes, labels and targets go up to {self._classes - 1}"
             )
         labels, targets = self.labels[rows].repeat(k), None if self.targets is None else self.targets[rows].repeat(k)
-        return [loss(logits, labels, targets).unflatten(0, (k, len(x))).to(x.dtype) for loss in losses]
+        return [by_draw(loss(logits, labels, targets), k).to(x.dtype) for loss in losses]
 
     def _walk(self, count: int, draws: int, part: Callable[[slice, range], Any]) -> Iterator[tuple[slice, Any]]:
         """(images, `part(images, draws)`) of each call, in a fixed order, which keeps sums repeatable."""
@@ -213,6 +218,11 @@ class Expectation:
             waiting = [part for call_ in waiting for part in _split(*call_, rows // 2)]
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+
+def by_draw(values: Tensor, draws: int) -> Tensor:
+    """(draws, n, ...) of values (draws * n, ...), which stand draw by draw."""
+    return values.reshape(draws, len(values) // draws, *values.shape[1:])
 
 
 def _logits(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:

@@ -1,6 +1,5 @@
 """What the configurations of all attacks have in common; the kinds are in `benchmarks.attack_kinds`."""
 
-import inspect
 import math
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -123,7 +122,7 @@ class AttackConfig(Section):
             attack = type(self).makes(*threat, **self._arguments(defended))
         except ValueError as error:
             raise ValueError(f"attack {self.label!r}: {error}") from error
-        if self.target is not None and "targets" not in inspect.signature(attack).parameters:
+        if self.target is not None and not attack.takes_targets:
             raise ValueError(f"attack {self.label!r}: {self.kind} has no targeted form; leave out `target`")
         return attack
 
