@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 _DOMAIN = 0x61747461636B7321  # "attacks!"
+_BEYOND = 1 << 32  # more than any purpose, and than any attack's runs
 
 
 class Purpose(IntEnum):
@@ -122,8 +123,12 @@ def derive(keys: Tensor, purpose: Purpose, *indices: int | Tensor) -> Tensor:
 
 
 def run_keys(keys: Tensor, number: int, beside: type[Purpose] | None = None) -> Tensor:
-    """int64 keys for one of several runs of a call, from 0, which has purposes `beside` its runs."""
-    return mix(keys, number)
+    """int64 keys for one of several runs of a call, from 0, which has purposes `beside` its runs.
+
+    A number that one of them or of the caller's has is passed over: its run gets one that nothing else reaches.
+    """
+    taken = number in {*OfCaller, *(beside or ())}
+    return mix(keys, number + _BEYOND if taken else number)
 
 
 def draw_keys(keys: Tensor, draw: int) -> Tensor:
