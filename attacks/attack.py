@@ -107,17 +107,18 @@ class Attack(ABC):
         start: Tensor | None = None,
     ) -> Result:
         """What `run` makes of the arguments of a call; whoever called the caller of this is warned."""
+        x, start = x.detach(), None if start is None else start.detach()
         self._check_call(model, x, y, keys, targets, start)
         gradients = BadGradients(len(x), x.device)
         with count_cost() as cost, part_of(None):
             result = run(
                 Task(
                     model=model,
-                    x=x.detach(),
+                    x=x,
                     y=y,
                     keys=default_keys(len(x), x.device) if keys is None else keys.to(x.device),
                     targets=targets,
-                    start=None if start is None else start.detach(),
+                    start=start,
                     progress=progress or _nobody,
                     gradients=gradients,
                     cost=cost,

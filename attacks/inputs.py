@@ -1,12 +1,17 @@
 """Checks of an attack's inputs, made once a call, before any work, and of its settings, made when they are given."""
 
+import functools
+import inspect
 import math
 from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from attacks.losses import LOSSES
+
+Settings = TypeVar("Settings")
 
 
 def check_inputs(x: Tensor, y: Tensor, keys: Tensor | None = None) -> None:
@@ -81,7 +86,7 @@ def check_run_settings(settings: object) -> None:
     check_integers_from_zero(settings, *(name for name in _FROM_ZERO if _is_set(settings, name)))
 
 
-_COUNTS = ("iterations", "steps", "queries", "budget", "samples", "eot", "restarts", "batch_size")
+_COUNTS = ("steps", "iterations", "queries", "budget", "samples", "eot", "restarts", "batch_size")
 _FROM_ZERO = ("target_classes", "stop_draws")
 
 
@@ -138,6 +143,32 @@ def check_kind(settings: object, name: str, *kinds: type) -> None:
     if not isinstance(value, kinds):
         expected = " or ".join(kind.__name__ for kind in kinds)
         raise ValueError(f"{name} must be {expected}, got {type(value).__name__}")
+
+
+def also_called(**names: str) -> Callable[[type[Settings]], type[Settings]]:
+    """Decorates a dataclass whose constructor is to take some settings under other names too: `other="name"`.
+
+    The constructor raises ValueError where a setting is given under both. Its signature keeps the settings' own names,
+    and so do `repr`, comparison and `dataclasses.replace`.
+    """
+
+    def decorate(cls: type[Settings]) -> type[Settings]:
+        original = vars(cls)["__init__"]
+        parameters = inspect.signature(original)
+
+        @functools.wraps(original)
+        def init(self: Settings, *args: Any, **kwargs: Any) -> None:
+            for other in names.keys() & kwargs.keys():
+                value = kwargs.pop(other)
+                if names[other] in parameters.bind_partial(self, *args, **kwargs).arguments:
+                    raise ValueError(f"{other} is another name of {names[other]}: give one of them")
+                kwargs[names[other]] = value
+            original(self, *args, **kwargs)
+
+        type.__setattr__(cls, "__init__", init)
+        return cls
+
+    return decorate
 
 
 def _check_integers(settings: object, names: tuple[str, ...], least: int, expected: str) -> None:

@@ -67,7 +67,7 @@ def shows_states(model: nn.Module, x: Tensor, keys: Tensor) -> bool:
         return False
     try:
         with torch.no_grad():
-            look_inside(model, x, keys, 2, False)
+            look_inside(model, x.clone(), keys, 2, False)  # a model may write to its input
     except ValueError:
         return False
     return True

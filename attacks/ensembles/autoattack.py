@@ -103,15 +103,17 @@ class AutoAttack(Attack):
     def _judged(self, task: Task) -> tuple[Tensor, Tensor]:
         x, y, model = task.x, task.y, task.model
         seed = seed_of(task.keys)
+        drawn: nn.Module = FreshDraws(model, seed) if self.draws == "counted" else _GlobalDraws(model)
+        if x.dtype != torch.float32:
+            drawn = _Single(drawn, x.dtype)
         with seeded(seed, x.device):  # for what the official code draws before it seeds torch, globally, by itself
-            official = self._official(
-                FreshDraws(model, seed) if self.draws == "counted" else _GlobalDraws(model), seed, x.device
-            )
-            x_adv, labels = official.run_standard_evaluation(x, y, batch_size=self.batch_size)
+            official = self._official(drawn, seed, x.device)
+            x_adv, labels = official.run_standard_evaluation(x.float(), y, batch_size=self.batch_size)
             if takes_keys(model):
-                x_adv = self._once_more(official, task, x_adv)
+                x_adv = self._once_more(official, task, x_adv.to(x.dtype))
         task.progress(1, 1)
-        return self.threat.project(x_adv.detach(), x), labels == y
+        x_adv = where(_equal(x_adv, x.float()), x, x_adv.detach().to(x.dtype))
+        return self.threat.project(x_adv, x), labels == y
 
     def _official(self, model: nn.Module, seed: int, device: torch.device) -> Any:
         from pyautoattack import AutoAttack as Official  # not needed by the other attacks
@@ -140,11 +142,12 @@ class AutoAttack(Attack):
         names, x = official.attacks_to_run, task.x
         official.apgd.loss = "dlr" if "apgd-dlr" in names and "apgd-ce" not in names else "ce"
         parts = zip(torch.split(x, self.batch_size), torch.split(task.y, self.batch_size), strict=True)
-        best = torch.cat([official.apgd.perturb(images, labels, best_loss=True) for images, labels in parts])
+        best = torch.cat(
+            [official.apgd.perturb(images.float(), labels, best_loss=True).to(x.dtype) for images, labels in parts]
+        )
         expectation, fresh = task.expectation(_CHOOSE_DRAWS, self.batch_size), derive(task.keys, OfAutoAttack.CHOOSE)
         first, second = (expectation.loss(points, fresh, margin) for points in (x_adv, best))
-        clean = (x_adv == x).flatten(1).all(1)
-        return where(clean | (second > first), best, x_adv)
+        return where(_equal(x_adv, x.float()) | (second > first), best, x_adv)
 
 
 def seed_of(keys: Tensor) -> int:
@@ -183,3 +186,20 @@ class _GlobalDraws(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return call(self.model, x, torch.randint(2**62, (len(x),)).to(x.device))
+
+
+class _Single(nn.Module):
+    """A model of another precision as one of single precision, the only one that the official code can do."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype):
+        super().__init__()
+        self.model, self.dtype = model, dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x.to(self.dtype))
+        return logits.float()
+
+
+def _equal(first: Tensor, second: Tensor) -> Tensor:
+    """(n,) bool: which images are the same."""
+    return (first == second).flatten(1).all(1)

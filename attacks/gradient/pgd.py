@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attacks.attack import Attack
 from attacks.expectation import Expectation
-from attacks.inputs import check_choice
+from attacks.inputs import also_called, check_choice
 from attacks.losses import LOSSES, margin
 from attacks.randomness import OfPGDRun, derive, run_keys
 from attacks.restarts import confirmed, in_turn, where
@@ -18,6 +18,7 @@ from attacks.task import Task
 from attacks.threats import Threat, random_point
 
 
+@also_called(iterations="steps")
 @dataclass(frozen=True)
 class PGD(Attack):
     """Signed (Linf) or normalised (L2) gradient steps on the mean loss over `eot` fresh draws each.
@@ -27,7 +28,8 @@ class PGD(Attack):
 
     Args:
         threat: `Linf` or `L2`.
-        steps: gradient steps per restart.
+        steps: gradient steps per restart. All other attacks call them `iterations`, and so may a call of `PGD`;
+            `dataclasses.replace` takes `steps`.
         eot: draws of the model per gradient.
         step_size: in the units of epsilon; default 2.5 epsilon / steps.
         loss: "ce", "margin" or "dlr".
@@ -62,6 +64,11 @@ class PGD(Attack):
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must lie in [0, 1), got {self.momentum}")
         check_choice(self, "schedule", _SCHEDULES)
+
+    @property
+    def iterations(self) -> int:
+        """As `steps`, the name of it in all other attacks."""
+        return self.steps
 
     def run(self, task: Task) -> Tensor:
         """As of `Attack`; `start` is where the first restart begins."""
