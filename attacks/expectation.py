@@ -164,6 +164,15 @@ class Expectation:
         image = torch.arange(len(which), device=which.device)
         return torch.stack(tuple(candidates))[which, image], which, losses[which, image]
 
+    def check_logits(self, logits: Tensor, rows: int) -> None:
+        """Raises ValueError unless a model's answer to so many rows is logits of all classes that are asked for."""
+        if logits.ndim != 2 or len(logits) != rows:
+            raise ValueError(f"the model must return logits of shape ({rows}, classes), got {tuple(logits.shape)}")
+        if logits.shape[1] < max(self._classes, 2):
+            raise ValueError(
+                f"the model has {logits.shape[1]} classes, labels and targets go up to {self._classes - 1}"
+            )
+
     def _reached(self, logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
         """1 where the goal is reached, else 0, also for NaN."""
         return (margin(logits.detach(), labels, None if self.any_wrong else targets) > 0).to(logits.dtype)
@@ -186,14 +195,7 @@ class Expectation:
         """(draws, n, ...) for each loss: the draws `which`, in one call of the model."""
         k = len(which)
         logits = call(self.model, x.repeat(k, 1, 1, 1), torch.cat([draw_keys(keys, draw) for draw in which]))
-        if logits.ndim != 2 or len(logits) != k * len(x):
-            raise ValueError(
-                f"the model must return logits of shape ({k * len(x)}, classes), got {tuple(logits.shape)}"
-            )
-        if logits.shape[1] < max(self._classes, 2):
-            raise ValueError(
-                f"the model has {logits.shape[1]} classes, labels and targets go up to {self._classes - 1}"
-            )
+        self.check_logits(logits, k * len(x))
         labels, targets = self.labels[rows].repeat(k), None if self.targets is None else self.targets[rows].repeat(k)
         return [by_draw(loss(logits, labels, targets), k).to(x.dtype) for loss in losses]
 

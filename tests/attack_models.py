@@ -164,6 +164,11 @@ def box_images(count: int = 6, seed: int = 2):
     return torch.where(x < 0.2, 0.0, torch.where(x > 0.8, 1.0, x))
 
 
+def away(y):
+    """(b, 3, 6, 6): the gradient of `Linear`'s margin."""
+    return torch.where((y == 1)[:, None, None, None], -1.0, 1.0) * Linear().w
+
+
 def worst(x, gradient, epsilon, norm):
     """The point of [0, 1]^n within `epsilon` of `x` (b, c, h, w) where a linear function of this gradient is largest.
 

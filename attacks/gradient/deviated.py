@@ -93,6 +93,7 @@ class _Inside(Expectation):
         k, attack = len(which), self.attack
         of_draws = torch.cat([draw_keys(keys, draw) for draw in which])
         inside = look_inside(self.model, x.repeat(k, 1, 1, 1), of_draws, attack.points, attack.estimates > 0)
+        self.check_logits(inside.result, k * len(x))
         labels, targets = self.labels[rows].repeat(k), None if self.targets is None else self.targets[rows].repeat(k)
         deviation = attack.weight * (inside.states - inside.noised)[1:].square().flatten(2).mean((0, 2))
 

@@ -205,11 +205,7 @@ class _Selective(Expectation):
             purified.requires_grad_()
             with torch.enable_grad():
                 logits = stages.classifier(purified)
-                if logits.ndim != 2 or logits.shape[1] < max(self._classes, 2):
-                    raise ValueError(
-                        f"the classifier returns {tuple(logits.shape)} logits, labels and targets go up to"
-                        f" {self._classes - 1}"
-                    )
+                self.check_logits(logits, len(purified))
                 targets = None if self.targets is None else self.targets[rows[part]]
                 losses = loss(logits, self.labels[rows[part]], targets)
                 (gradients,) = torch.autograd.grad(losses.sum(), purified)

@@ -1,5 +1,6 @@
 """What holds of every attack that the package exports: one that is added is tested by being there."""
 
+import dataclasses
 import inspect
 from functools import cache
 
@@ -140,8 +141,13 @@ def test_targets(kind):
     x_adv = attack(Purified(), X, Y, KEYS, targets=TARGETS)
     check_allowed(attack, x_adv, X)
     assert not torch.equal(x_adv, result(kind)[0])
-    for wrong in (Y, TARGETS - 12, TARGETS[:2], TARGETS.float()):
-        with pytest.raises(ValueError, match="targets must"):
+    for wrong, expected in (
+        (Y, "differ from the labels y, 4 of 4 are equal"),
+        (TARGETS - 12, "hold class indices from 0, got -"),
+        (TARGETS[:2], r"be int64 classes of shape \(4,\)"),
+        (TARGETS.float(), "be int64 classes"),
+    ):
+        with pytest.raises(ValueError, match=f"targets must {expected}"):
             attack(Purified(), X, Y, KEYS, targets=wrong)
 
 
@@ -154,9 +160,43 @@ def test_start(kind):
             attack(Purified(), X, Y, KEYS, start=near)
         return
     check_allowed(attack, attack(Purified(), X, Y, KEYS, start=near), X)
-    for wrong in (X[:2], X.float(), X - 1, 1 - X):
-        with pytest.raises(ValueError, match="start must"):
+    for wrong, expected in (
+        (X[:2], "be images like x"),
+        (X.float(), "be images like x"),
+        (X - 1, r"lie in \[0, 1\]"),
+        (1 - X, f"lie within epsilon={attack.threat.epsilon:g} of x, 4 of 4 images do not"),
+    ):
+        with pytest.raises(ValueError, match=f"start must {expected}"):
             attack(Purified(), X, Y, KEYS, start=wrong)
+
+
+@each
+def test_classes_that_the_model_lacks_are_refused(kind):
+    if kind is attacks.AutoAttack:
+        return  # the official code looks for none
+    with pytest.raises(ValueError, match="the model has 12 classes, labels and targets go up to 16"):
+        made(kind)(Purified(), X, torch.full_like(Y, 16), KEYS)
+
+
+COUNTS = ("steps", "iterations", "queries", "budget", "samples", "eot", "restarts", "batch_size")
+
+
+@each
+def test_bad_settings_are_refused_by_name(kind):
+    """As are those of one attack alone, in its own tests."""
+    attack = made(kind)
+    fields = {field.name for field in dataclasses.fields(attack)}
+    for name in fields.intersection(COUNTS):
+        for wrong in (0, -1, 1.5):
+            with pytest.raises(ValueError, match=f"{name} must be a positive integer, got {wrong}"):
+                dataclasses.replace(attack, **{name: wrong})
+    for name in fields.intersection(("stop_draws", "target_classes")):
+        for wrong in (-1, 1.5):
+            with pytest.raises(ValueError, match=f"{name} must be (an integer from 0|a positive integer), got {wrong}"):
+                dataclasses.replace(attack, **{name: wrong})
+    if "loss" in fields:
+        with pytest.raises(ValueError, match="loss='cw' is not one of ce, margin, dlr"):
+            dataclasses.replace(attack, loss="cw")
 
 
 WRONG = {
