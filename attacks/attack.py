@@ -46,6 +46,10 @@ class Attack(ABC):
     lengths: ClassVar[tuple[str, ...]] = ("iterations",)
     unit: ClassVar[str] = "steps"
 
+    def __init_subclass__(cls) -> None:
+        if "__call__" in vars(cls):
+            raise TypeError(f"{cls.__name__} must write `run`: the call of every attack is that of attacks.Attack")
+
     def __post_init__(self) -> None:
         check_run_settings(self)
 

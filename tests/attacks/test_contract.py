@@ -269,6 +269,39 @@ def test_bad_gradients_are_told_once_where_the_call_stands(kind):
     assert len(told) == 1 and told[0].filename == __file__
 
 
+@dataclasses.dataclass(frozen=True)
+class Brighter(Attack):
+    """An attack from outside the package."""
+
+    threat: attacks.Threat
+    iterations: int = 2
+
+    takes_start = False
+
+    def run(self, task):
+        x = task.x
+        for step in range(self.iterations):
+            x = self.threat.project(x + self.threat.epsilon / self.iterations, task.x)
+            task.progress(step + 1, self.iterations)
+        return x
+
+
+def test_an_attack_of_one_s_own():
+    """It writes its settings and a run; checks, keys and the rest are those of the base."""
+    attack, seen = Brighter(attacks.Linf(0.1)), []
+    x_adv = attack(Purified(), X, Y, progress=lambda done, total: seen.append((done, total)))
+    torch.testing.assert_close(x_adv, (X + 0.1).clamp(max=1))
+    assert seen == [(1, 2), (2, 2)]
+    with pytest.raises(ValueError, match="iterations must be a positive integer, got 0"):
+        Brighter(attacks.Linf(0.1), 0)
+    with pytest.raises(ValueError, match="Brighter cannot begin at given images"):
+        attack(Purified(), X, Y, start=X)
+    with pytest.raises(TypeError, match="Wrong must write `run`"):
+        type("Wrong", (Brighter,), {"__call__": lambda self, model, x, y: x})
+    with pytest.raises(TypeError, match="abstract method"):
+        type("Nothing", (Attack,), {})()
+
+
 def test_a_function_is_an_attack_too():
     def shift(model, x, y, keys=None, progress=None):
         return (x + 0.01).clamp(max=1)
