@@ -12,17 +12,22 @@ from torch import Tensor, nn
 
 from attacks.cost import add_cost
 from attacks.losses import Loss, margin
-from attacks.randomness import mix
+from attacks.randomness import draw_keys
 
 
-def takes_keys(model: nn.Module) -> bool:
-    """Whether `model.forward` has a parameter `keys`: (b,) int64 that fix the randomness of each image."""
-    return "keys" in inspect.signature(model.forward).parameters
+def takes_keys(model: Callable[..., Any]) -> bool:
+    """Whether a module's `forward`, or a function, has a parameter `keys`: (b,) int64 that fix the randomness of each
+    image.
+    """
+    try:
+        return "keys" in inspect.signature(getattr(model, "forward", model)).parameters
+    except (TypeError, ValueError):  # built in or traced, without a signature
+        return False
 
 
 def call(model: nn.Module, x: Tensor, keys: Tensor) -> Tensor:
     """Logits of `x`, under `keys` where the model takes keys."""
-    logits = model(x, keys=keys) if takes_keys(model) else model(x)
+    logits: Tensor = model(x, keys=keys) if takes_keys(model) else model(x)
     # afterwards: a call that ran out of memory is made again in parts
     add_cost(len(x), torch.is_grad_enabled() and x.requires_grad)
     return logits
@@ -38,7 +43,7 @@ def is_random(model: nn.Module, x: Tensor) -> bool:
         return True
     if model not in _random:
         with torch.no_grad():
-            first, second = (model(x[:1]) for _ in range(2))
+            first, second = (model(x[:1].clone()) for _ in range(2))  # a model may write to its input
         # more than kernels that add in another order
         _random[model] = not torch.allclose(first, second, rtol=1e-3, atol=1e-4, equal_nan=True)
     return _random[model]
@@ -159,6 +164,15 @@ class Expectation:
         image = torch.arange(len(which), device=which.device)
         return torch.stack(tuple(candidates))[which, image], which, losses[which, image]
 
+    def check_logits(self, logits: Tensor, rows: int) -> None:
+        """Raises ValueError unless a model's answer to so many rows is logits of all classes that are asked for."""
+        if logits.ndim != 2 or len(logits) != rows:
+            raise ValueError(f"the model must return logits of shape ({rows}, classes), got {tuple(logits.shape)}")
+        if logits.shape[1] < max(self._classes, 2):
+            raise ValueError(
+                f"the model has {logits.shape[1]} classes, labels and targets go up to {self._classes - 1}"
+            )
+
     def _reached(self, logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
         """1 where the goal is reached, else 0, also for NaN."""
         return (margin(logits.detach(), labels, None if self.any_wrong else targets) > 0).to(logits.dtype)
@@ -180,17 +194,10 @@ class Expectation:
     ) -> list[Tensor]:
         """(draws, n, ...) for each loss: the draws `which`, in one call of the model."""
         k = len(which)
-        logits = call(self.model, x.repeat(k, 1, 1, 1), torch.cat([mix(keys, draw) for draw in which]))
-        if logits.ndim != 2 or len(logits) != k * len(x):
-            raise ValueError(
-                f"the model must return logits of shape ({k * len(x)}, classes), got {tuple(logits.shape)}"
-            )
-        if logits.shape[1] < max(self._classes, 2):
-            raise ValueError(
-                f"the model has {logits.shape[1]} classes, labels and targets go up to {self._classes - 1}"
-            )
+        logits = call(self.model, x.repeat(k, 1, 1, 1), torch.cat([draw_keys(keys, draw) for draw in which]))
+        self.check_logits(logits, k * len(x))
         labels, targets = self.labels[rows].repeat(k), None if self.targets is None else self.targets[rows].repeat(k)
-        return [loss(logits, labels, targets).unflatten(0, (k, len(x))).to(x.dtype) for loss in losses]
+        return [by_draw(loss(logits, labels, targets), k).to(x.dtype) for loss in losses]
 
     def _walk(self, count: int, draws: int, part: Callable[[slice, range], Any]) -> Iterator[tuple[slice, Any]]:
         """(images, `part(images, draws)`) of each call, in a fixed order, which keeps sums repeatable."""
@@ -213,6 +220,11 @@ class Expectation:
             waiting = [part for call_ in waiting for part in _split(*call_, rows // 2)]
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+
+def by_draw(values: Tensor, draws: int) -> Tensor:
+    """(draws, n, ...) of values (draws * n, ...), which stand draw by draw."""
+    return values.reshape(draws, len(values) // draws, *values.shape[1:])
 
 
 def _logits(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:

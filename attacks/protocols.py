@@ -5,7 +5,7 @@ Gradients of what is offered must be those of the model itself; a model that can
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,7 @@ def look_inside(model: nn.Module, x: Tensor, keys: Tensor, points: int, estimate
     `check_offers` before.
     """
     add_cost(len(x), torch.is_grad_enabled() and x.requires_grad)
-    return model.trajectory(x, keys, points, estimates)  # type: ignore[operator]
+    return cast(OffersTrajectory, model).trajectory(x, keys, points, estimates)
 
 
 def shows_states(model: nn.Module, x: Tensor, keys: Tensor) -> bool:
@@ -67,7 +67,7 @@ def shows_states(model: nn.Module, x: Tensor, keys: Tensor) -> bool:
         return False
     try:
         with torch.no_grad():
-            look_inside(model, x, keys, 2, False)
+            look_inside(model, x.clone(), keys, 2, False)  # a model may write to its input
     except ValueError:
         return False
     return True

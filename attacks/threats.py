@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from attacks.randomness import uniform
+
 
 @dataclass(frozen=True)
 class Threat(ABC):
@@ -83,6 +85,12 @@ class L2(Threat):
         return _norm(x_adv - x).flatten()
 
 
+def random_point(threat: Threat, x: Tensor, keys: Tensor) -> Tensor:
+    """(b, c, h, w): a random allowed image for each of `x`, by its key."""
+    return threat.project(x + threat.random_start(uniform(keys, tuple(x.shape[1:]), x.dtype)), x)
+
+
 def _norm(x: Tensor) -> Tensor:
     """(b, 1, 1, 1) Euclidean norm of each image."""
-    return x.flatten(1).norm(dim=1)[:, None, None, None]
+    norm: Tensor = x.flatten(1).norm(dim=1)
+    return norm[:, None, None, None]

@@ -1,8 +1,11 @@
 """Models whose worst perturbations are known, for the tests of attacks."""
 
-import torch
-from torch import nn
+from dataclasses import dataclass
 
+import torch
+from torch import Tensor, nn
+
+import attacks
 from attacks.randomness import uniform
 
 
@@ -73,6 +76,83 @@ class NoisyGradient(nn.Module):
         )
 
 
+@dataclass
+class Inside:
+    """See `attacks.protocols.Inside`."""
+
+    result: Tensor
+    noised: Tensor
+    states: Tensor
+    estimates: Tensor | None
+
+
+class Purified(nn.Module):
+    """A smooth classifier of 12 classes behind a purifier with noise of the keys: images (b, 3, 8, 8) of any precision.
+    It has all that attacks may ask of a model.
+    """
+
+    def __init__(self, noise: float = 0.05):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.first = nn.Parameter(torch.randn(24, 192, generator=generator, dtype=torch.float64) / 4)
+        self.second = nn.Parameter(torch.randn(12, 24, generator=generator, dtype=torch.float64))
+        self.noise = noise
+
+    def purifier(self, x, keys):
+        return x + self.noise * keyed_noise(keys, x.shape[1:], x.dtype)
+
+    def classifier(self, x):
+        return torch.tanh((x - 0.5).flatten(1) @ self.first.to(x.dtype).T) @ self.second.to(x.dtype).T
+
+    def forward(self, x, keys):
+        return self.classifier(self.purifier(x, keys))
+
+    def trajectory(self, x, keys, points, estimates):
+        noisy = self.purifier(x, keys)
+        shares = torch.linspace(0, 1, points, dtype=x.dtype)
+        states = torch.stack([noisy + share * 0.3 * (torch.tanh(x) - noisy) for share in shares])
+        noised = torch.stack([x + (1 - share) * (noisy - x) for share in shares])
+        classes = torch.stack([self.classifier(state) for state in states[:-1]]) if estimates else None
+        return Inside(self.classifier(noisy), noised, states, classes)
+
+
+class Features(nn.Module):
+    """Feature maps of images (b, 3, h, w)."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Conv2d(3, 4, 3, padding=1)
+        generator = torch.Generator().manual_seed(1)
+        for parameter in self.net.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator) / 3
+            parameter.requires_grad_(False)
+
+    def forward(self, x):
+        return torch.tanh(self.net(x))
+
+
+def small_attacks():
+    """Every attack of the package by its class, so short that a test can run all of them; no image leaves early."""
+    linf, near = attacks.Linf(0.03), attacks.FeatureDistance(Features(), 0.1)
+    made = [
+        attacks.PGD(linf, steps=3, eot=2, restarts=2),
+        attacks.APGD(attacks.L2(0.3), iterations=5, eot=2, target_classes=2),
+        attacks.FAB(attacks.L2(0.3), iterations=3, eot=2, target_classes=2, restarts=2),
+        attacks.Square(linf, queries=60, eot=2),
+        attacks.SPSA(linf, iterations=3, samples=8, restarts=2),
+        attacks.DeviatedReconstruction(linf, iterations=4, eot=2, restarts=2, estimates=0.5),
+        attacks.DiffHammer(linf, iterations=4, eot=3, restarts=2, gradients="grafted"),
+        attacks.StAdv(0.02, iterations=3, eot=2, restarts=2),
+        attacks.ReColorAdv(0.03, iterations=3, eot=2, restarts=2),
+        attacks.LowFrequency(near, iterations=3, eot=2, restarts=2, kernels=((3, 3),)),
+        attacks.PerceptualPGD(near, iterations=3, eot=2, restarts=2, cg_iterations=3),
+        attacks.EOTAutoAttack(linf, iterations=4, eot=2, attacks=("apgd-ce", "fab"), stop_draws=0),
+        attacks.Strongest(linf, 400, eot=2),
+        attacks.AutoAttack(linf, "custom", ("apgd-ce",), iterations=3),
+    ]
+    return {type(attack): attack for attack in made}
+
+
 def images(count: int = 6, seed: int = 1):
     """Images (count, 3, 6, 6), float64, near 1/2: `Linear`'s margins are small and the box does not bind."""
     return 0.5 + 0.05 * torch.randn(count, 3, 6, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -82,6 +162,11 @@ def box_images(count: int = 6, seed: int = 2):
     """Images (count, 3, 6, 6), float64, of which 2 in 5 pixels are 0 or 1: there the box binds."""
     x = torch.rand(count, 3, 6, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return torch.where(x < 0.2, 0.0, torch.where(x > 0.8, 1.0, x))
+
+
+def away(y):
+    """(b, 3, 6, 6): the gradient of `Linear`'s margin."""
+    return torch.where((y == 1)[:, None, None, None], -1.0, 1.0) * Linear().w
 
 
 def worst(x, gradient, epsilon, norm):

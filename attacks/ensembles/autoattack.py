@@ -2,23 +2,26 @@
 interface.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from attacks.attack import Attack
-from attacks.expectation import Expectation, call, takes_keys
-from attacks.inputs import check_inputs
+from attacks.expectation import call, takes_keys
+from attacks.inputs import check_choice, check_choices
 from attacks.losses import margin
-from attacks.randomness import default_keys, mix
+from attacks.randomness import OfAutoAttack, derive, mix
+from attacks.restarts import where
+from attacks.task import Progress, Task
 from attacks.threats import Threat
 
 ATTACKS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
 _SEED_LIMIT = 2**31
-_CHOOSE, _CHOOSE_DRAWS = 0x41, 8  # what the attack's own draws that choose between two points are for, and their number
+_CHOOSE_DRAWS = 8  # that choose between two points
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class AutoAttack(Attack):
     takes_targets: ClassVar[bool] = False
     takes_start: ClassVar[bool] = False
     gives_verdict: ClassVar[bool] = True
+    by_image: ClassVar[bool] = False
     lengths: ClassVar[tuple[str, ...]] = ("iterations", "queries")
 
     threat: Threat
@@ -61,10 +65,8 @@ class AutoAttack(Attack):
     draws: Literal["counted", "torch"] = "counted"
 
     def __post_init__(self) -> None:
-        if self.version not in ("standard", "rand", "custom"):
-            raise ValueError(f"version={self.version!r} is not one of standard, rand, custom")
-        if self.draws not in ("counted", "torch"):
-            raise ValueError(f"draws={self.draws!r} is not one of counted, torch")
+        check_choice(self, "version", ("standard", "rand", "custom"))
+        check_choice(self, "draws", ("counted", "torch"))
         if (self.version == "custom") != bool(self.attacks):
             raise ValueError(
                 f'attacks go with version="custom" and only with it, got version={self.version!r},'
@@ -74,28 +76,16 @@ class AutoAttack(Attack):
             raise ValueError(
                 f'iterations, eot and queries are fixed by version={self.version!r}; change them with version="custom"'
             )
-        for name in self.attacks:
-            if name not in ATTACKS:
-                raise ValueError(f"attacks: {name!r} is not one of {', '.join(ATTACKS)}")
-        for name in ("iterations", "eot", "queries", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be a positive integer, got {getattr(self, name)!r}")
+        check_choices(self, "attacks", ATTACKS)
+        super().__post_init__()
 
-    def __call__(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        keys: Tensor | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Tensor:
-        """Adversarial images (b, c, h, w); for a model without keys, an image that the official code did not break
-        comes back unchanged.
+    def run(self, task: Task) -> Tensor:
+        """As of `Attack`; for a model without keys, an image that the official code did not break comes back unchanged.
 
-        Arguments as for `PGD`. The keys seed the official code and the model's draws; the draw of one call depends on
-        all calls before it, so results repeat for the same batch but depend on the batch.
+        The keys seed the official code and the model's draws; the draw of one call depends on all calls before it, so
+        results repeat for the same batch but depend on the batch.
         """
-        return self.with_verdict(model, x, y, keys, progress)[0]
+        return self._judged(task)[0]
 
     def with_verdict(
         self,
@@ -103,53 +93,74 @@ class AutoAttack(Attack):
         x: Tensor,
         y: Tensor,
         keys: Tensor | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> tuple[Tensor, Tensor]:
         """As a call, and (b,) bool: which images the official run counts as robust; its mean is the accuracy that the
         official log prints.
         """
+        return self._attacked(self._judged, model, x, y, keys, progress)
+
+    def _judged(self, task: Task) -> tuple[Tensor, Tensor]:
+        x, y, model = task.x, task.y, task.model
+        seed = seed_of(task.keys)
+        drawn: nn.Module = FreshDraws(model, seed) if self.draws == "counted" else _GlobalDraws(model)
+        if x.dtype != torch.float32:
+            drawn = _Single(drawn, x.dtype)
+        with seeded(seed, x.device):  # for what the official code draws before it seeds torch, globally, by itself
+            official = self._official(drawn, seed, x.device)
+            x_adv, labels = official.run_standard_evaluation(x.float(), y, batch_size=self.batch_size)
+            if takes_keys(model):
+                x_adv = self._once_more(official, task, x_adv.to(x.dtype))
+        task.progress(1, 1)
+        x_adv = where(_equal(x_adv, x.float()), x, x_adv.detach().to(x.dtype))
+        return self.threat.project(x_adv, x), labels == y
+
+    def _official(self, model: nn.Module, seed: int, device: torch.device) -> Any:
         from pyautoattack import AutoAttack as Official  # not needed by the other attacks
 
-        check_inputs(x, y, keys)
-        keys = default_keys(len(x), x.device) if keys is None else keys.to(x.device)
-        seed = int(mix(keys.sum())) % _SEED_LIMIT
-        # the official code seeds torch globally
-        with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
-            torch.manual_seed(seed)  # for what it draws before it does
-            official = Official(
-                FreshDraws(model, seed) if self.draws == "counted" else _GlobalDraws(model),
-                norm=type(self.threat).__name__,
-                eps=self.threat.epsilon,
-                seed=seed,
-                device=x.device,
-                version=self.version,
-                attacks=list(self.attacks) or None,
-            )
-            if self.version == "custom":
-                self._shorten(official)
-            x_adv, labels = official.run_standard_evaluation(x, y, batch_size=self.batch_size)
-            if takes_keys(model):
-                official.apgd.loss = (
-                    "dlr"
-                    if "apgd-dlr" in official.attacks_to_run and "apgd-ce" not in official.attacks_to_run
-                    else "ce"
-                )
-                parts = zip(x.split(self.batch_size), y.split(self.batch_size), strict=True)
-                best = torch.cat([official.apgd.perturb(images, labels, best_loss=True) for images, labels in parts])
-                expectation = Expectation(model, y, _CHOOSE_DRAWS, self.batch_size)
-                first, second = (expectation.loss(points, mix(keys, _CHOOSE), margin) for points in (x_adv, best))
-                clean = (x_adv == x).flatten(1).all(1)
-                x_adv = torch.where((clean | (second > first))[:, None, None, None], best, x_adv)
-        if progress is not None:
-            progress(1, 1)
-        return self.threat.project(x_adv.detach(), x), labels == y
+        official = Official(
+            model,
+            norm=type(self.threat).__name__,
+            eps=self.threat.epsilon,
+            seed=seed,
+            device=device,
+            version=self.version,
+            attacks=list(self.attacks) or None,
+        )
+        if self.version == "custom":
+            for part in (official.apgd, official.apgd_targeted, official.fab):
+                part.n_iter = self.iterations
+            official.apgd.n_restarts = official.fab.n_restarts = 1
+            official.apgd.eot_iter = official.apgd_targeted.eot_iter = self.eot
+            official.square.n_queries = self.queries
+        return official
 
-    def _shorten(self, official: object) -> None:
-        for part in (official.apgd, official.apgd_targeted, official.fab):  # type: ignore[attr-defined]
-            part.n_iter = self.iterations
-        official.apgd.n_restarts = official.fab.n_restarts = 1  # type: ignore[attr-defined]
-        official.apgd.eot_iter = official.apgd_targeted.eot_iter = self.eot  # type: ignore[attr-defined]
-        official.square.n_queries = self.queries  # type: ignore[attr-defined]
+    def _once_more(self, official: Any, task: Task, x_adv: Tensor) -> Tensor:
+        """Of the points `x_adv` and those of highest loss of the official APGD the ones of larger mean margin, clean
+        images never.
+        """
+        names, x = official.attacks_to_run, task.x
+        official.apgd.loss = "dlr" if "apgd-dlr" in names and "apgd-ce" not in names else "ce"
+        parts = zip(torch.split(x, self.batch_size), torch.split(task.y, self.batch_size), strict=True)
+        best = torch.cat(
+            [official.apgd.perturb(images.float(), labels, best_loss=True).to(x.dtype) for images, labels in parts]
+        )
+        expectation, fresh = task.expectation(_CHOOSE_DRAWS, self.batch_size), derive(task.keys, OfAutoAttack.CHOOSE)
+        first, second = (expectation.loss(points, fresh, margin) for points in (x_adv, best))
+        return where(_equal(x_adv, x.float()) | (second > first), best, x_adv)
+
+
+def seed_of(keys: Tensor) -> int:
+    """A seed in [0, 2^31) of code that knows nothing of keys, for a batch of them (b,)."""
+    return int(mix(keys.sum())) % _SEED_LIMIT
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch's global generators have this seed inside, and are as before afterwards."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 class FreshDraws(nn.Module):
@@ -175,3 +186,20 @@ class _GlobalDraws(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return call(self.model, x, torch.randint(2**62, (len(x),)).to(x.device))
+
+
+class _Single(nn.Module):
+    """A model of another precision as one of single precision, the only one that the official code can do."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype):
+        super().__init__()
+        self.model, self.dtype = model, dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x.to(self.dtype))
+        return logits.float()
+
+
+def _equal(first: Tensor, second: Tensor) -> Tensor:
+    """(n,) bool: which images are the same."""
+    return (first == second).flatten(1).all(1)

@@ -4,24 +4,24 @@ mean over draws.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attacks.attack import Attack
 from attacks.expectation import Expectation
 from attacks.gradient.apgd import APGD
 from attacks.gradient.fab import FAB
-from attacks.gradient.pgd import Progress
-from attacks.inputs import check_inputs, check_integers_from_zero, check_positive_integers, check_start, check_targets
+from attacks.inputs import check_choices
 from attacks.losses import margin
 from attacks.query.square import Square
-from attacks.randomness import default_keys, mix
+from attacks.randomness import OfEOTAutoAttack, derive
+from attacks.task import Task, part_of
 from attacks.threats import Threat
 
 PARTS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
-_ATTACK, _STOP, _SELECT = range(3)  # what the ensemble's draws are for
 
 
 @dataclass(frozen=True)
@@ -56,66 +56,46 @@ class EOTAutoAttack(Attack):
     batch_size: int = 256
 
     def __post_init__(self) -> None:
-        check_positive_integers(self, "iterations", "eot", "queries", "batch_size")
-        check_integers_from_zero(self, "stop_draws")
+        super().__post_init__()
         if not isinstance(self.attacks, (tuple, list)) or not self.attacks:
             raise ValueError(f"attacks must be one or more of {', '.join(PARTS)}, got {self.attacks!r}")
-        for name in self.attacks:
-            if name not in PARTS:
-                raise ValueError(f"attacks: {name!r} is not one of {', '.join(PARTS)}")
+        check_choices(self, "attacks", PARTS)
 
-    def __call__(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        keys: Tensor | None = None,
-        progress: Progress | None = None,
-        *,
-        targets: Tensor | None = None,
-        start: Tensor | None = None,
-    ) -> Tensor:
-        """Adversarial images; arguments, result and errors as for `PGD`; `progress` counts percents of each part,
-        `start` is for the first part.
-        """
-        check_inputs(x, y, keys)
-        check_targets(targets, y)
-        check_start(start, x, self.threat.distance, self.threat.epsilon)
+    def run(self, task: Task) -> Tensor:
+        """As of `Attack`; `progress` counts percents of each part, `start` is for the first part."""
         parts = [self._part(name) for name in self.attacks]
-        x, keys = x.detach(), default_keys(len(x), x.device) if keys is None else keys.to(x.device)
-        goal = Expectation(model, y, self.eot, self.batch_size, targets)
-        everything = torch.arange(len(x), device=x.device)
-        candidates, standing = [(everything, x)], self._standing(goal, x, mix(keys, _STOP), everything)
+        goal, keys = task.expectation(self.eot, self.batch_size), task.keys
+        standing = self._standing(goal, task.x, derive(keys, OfEOTAutoAttack.STOP), task.everything)
+        candidates = [(task.everything, task.x)]
         for number, part in enumerate(parts):
             if not len(standing):
                 break
-
-            def report(done: int, total: int, number: int = number) -> None:
-                if progress is not None:
-                    progress(100 * number + 100 * done // total, 100 * len(parts))
-
-            points = part(
-                model,
-                x[standing],
-                y[standing],
-                mix(keys[standing], _ATTACK, number),
-                report,
-                targets=None if targets is None else targets[standing],
-                start=start[standing] if start is not None and number == 0 else None,
-            )
+            report = task.counted(number, len(parts), 100)
+            with part_of((task.gradients, standing)):
+                points = part(
+                    task.model,
+                    task.x[standing],
+                    task.y[standing],
+                    derive(keys[standing], OfEOTAutoAttack.ATTACK, number),
+                    partial(_percent, report),
+                    targets=None if task.targets is None else task.targets[standing],
+                    start=task.start[standing] if task.start is not None and number == 0 else None,
+                )
             candidates.append((standing, points))
-            standing = self._standing(goal, points, mix(keys[standing], _STOP, number), standing)
-        return self._strongest(goal, candidates, mix(keys, _SELECT))
+            fresh = derive(keys[standing], OfEOTAutoAttack.STOP, number)
+            standing = self._standing(goal, points, fresh, standing)
+        return self._strongest(goal, candidates, derive(keys, OfEOTAutoAttack.SELECT))
 
-    def _part(self, name: str) -> Callable[..., Tensor]:
-        settings = {"eot": self.eot, "stop_draws": self.stop_draws, "batch_size": self.batch_size}
+    def _part(self, name: str) -> Attack:
+        settings: dict[str, Any] = {"eot": self.eot, "stop_draws": self.stop_draws, "batch_size": self.batch_size}
         if name == "square":
             return Square(self.threat, queries=self.queries, answers="logits", **settings)
+        settings["iterations"] = self.iterations
         if name.startswith("fab"):
-            return FAB(self.threat, iterations=self.iterations, target_classes=9 if name == "fab-t" else 0, **settings)
+            return FAB(self.threat, target_classes=9 if name == "fab-t" else 0, **settings)
         if name == "apgd-t":
-            return APGD(self.threat, iterations=self.iterations, target_classes=9, **settings)
-        return APGD(self.threat, iterations=self.iterations, loss=name.removeprefix("apgd-"), **settings)
+            return APGD(self.threat, target_classes=9, **settings)
+        return APGD(self.threat, loss=name.removeprefix("apgd-"), **settings)
 
     def _standing(self, goal: Expectation, points: Tensor, keys: Tensor, rows: Tensor) -> Tensor:
         """Those of `rows` whose points (n, c, h, w) do not reach the goal in all of the fresh draws."""
@@ -130,3 +110,7 @@ class EOTAutoAttack(Attack):
             better = reached > largest[rows]
             best[rows[better]], largest[rows[better]] = points[better], reached[better]
         return best
+
+
+def _percent(report: Callable[[int], None], done: int, total: int) -> None:
+    report(100 * done // total)

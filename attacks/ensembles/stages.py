@@ -2,9 +2,11 @@
 
 import bisect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
-from attacks.gradient.apgd import APGD, checkpoints
+from attacks.gradient.apgd import APGD
+from attacks.gradient.ascent import checkpoints
 from attacks.gradient.deviated import DeviatedReconstruction
 from attacks.gradient.fab import FAB
 from attacks.gradient.hammer import DiffHammer
@@ -40,18 +42,24 @@ class Stage(NamedTuple):
     """Whether it is of use."""
 
 
-def _fit(shape: Shape, allowance: float, price: Callable[[int, int], float], most: int = 100) -> dict[str, int] | None:
+class Price(Protocol):
+    """Evaluations for each image."""
+
+    def __call__(self, iterations: int, eot: int) -> float: ...
+
+
+def _fit(shape: Shape, allowance: float, price: Price, most: int = 100) -> dict[str, Any] | None:
     """Iterations and draws: as many draws as 10 iterations can have, then as many iterations as can be paid; at the
     least 3, where one draw is enough.
     """
     for eot in range(shape.eot, shape.least_draws - 1, -1):
-        iterations = bisect.bisect_right(range(most + 1), allowance, key=lambda n, eot=eot: price(n, eot)) - 1
+        iterations = bisect.bisect_right(range(most + 1), allowance, key=partial(price, eot=eot)) - 1
         if iterations >= (10 if eot > 1 else 3):
             return {"iterations": iterations, "eot": eot}
     return None
 
 
-def _climbing(shape: Shape) -> Callable[[int, int], float]:
+def _climbing(shape: Shape) -> Price:
     """What a run of APGD costs for each image, results of earlier runs judged with it."""
     return lambda iterations, eot: (
         eot * (3 * iterations + (6 + 4 * len(checkpoints(iterations, apart=4)) if shape.random else 4))
@@ -65,14 +73,14 @@ def _common(shape: Shape) -> dict[str, Any]:
 def _pgd(most: int) -> Callable[[Shape, float], PGD | None]:
     def plan(shape: Shape, allowance: float) -> PGD | None:
         found = _fit(shape, allowance, lambda iterations, eot: 3 * iterations * eot, most)
-        return found and PGD(steps=found["iterations"], eot=found["eot"], loss="margin", **_common(shape))
+        return PGD(steps=found["iterations"], eot=found["eot"], loss="margin", **_common(shape)) if found else None
 
     return plan
 
 
 def _apgd(shape: Shape, allowance: float) -> APGD | None:
     found = _fit(shape, allowance, _climbing(shape))
-    return found and APGD(**found, **_common(shape))
+    return APGD(**found, **_common(shape)) if found else None
 
 
 def _apgd_targeted(shape: Shape, allowance: float) -> APGD | None:
@@ -82,17 +90,17 @@ def _apgd_targeted(shape: Shape, allowance: float) -> APGD | None:
         if found and found["iterations"] >= 10 and found["eot"] >= min(shape.eot, 4):
             return APGD(**found, target_classes=classes, **_common(shape))
     found = _fit(shape, allowance, _climbing(shape))
-    return found and APGD(**found, loss="margin", **_common(shape))
+    return APGD(**found, loss="margin", **_common(shape)) if found else None
 
 
 def _hammer(shape: Shape, allowance: float) -> DiffHammer | None:
     found = _fit(shape, allowance, _climbing(shape))
-    return found and DiffHammer(**found, **_common(shape))
+    return DiffHammer(**found, **_common(shape)) if found else None
 
 
 def _deviated(shape: Shape, allowance: float) -> DeviatedReconstruction | None:
     found = _fit(shape, allowance, _climbing(shape))
-    return found and DeviatedReconstruction(**found, **_common(shape))
+    return DeviatedReconstruction(**found, **_common(shape)) if found else None
 
 
 def _fab(shape: Shape, allowance: float) -> FAB | None:

@@ -6,20 +6,18 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attacks.attack import Attack
-from attacks.cost import Cost, count_cost
 from attacks.ensembles.stages import STAGES, Shape
-from attacks.expectation import Expectation, is_random
-from attacks.gradient.pgd import Progress
-from attacks.inputs import check_inputs, check_positive_integers, check_start, check_targets
+from attacks.expectation import is_random
+from attacks.inputs import check_choices, check_positive_integers
 from attacks.losses import margin
 from attacks.protocols import shows_states
-from attacks.randomness import default_keys, mix
+from attacks.randomness import OfStrongest, derive
+from attacks.task import Task, part_of
 from attacks.threats import Threat
 
-_ATTACK, _SELECT, _STOP = range(3)  # what keys are for
 _GOOD_DRAWS = 4  # per gradient, below which attacks are dropped rather than weakened further
 
 
@@ -76,6 +74,7 @@ class Strongest(Attack):
 
     lengths: ClassVar[tuple[str, ...]] = ("budget",)
     unit: ClassVar[str] = "evaluations"
+    by_image: ClassVar[bool] = False
 
     threat: Threat
     budget: int
@@ -87,38 +86,19 @@ class Strongest(Attack):
     report: Callable[[Spending], None] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        check_positive_integers(
-            self, "budget", "select_draws", "stop_draws", "batch_size", *(() if self.eot is None else ("eot",))
-        )
+        super().__post_init__()
+        check_positive_integers(self, "select_draws", "stop_draws")
         if not self.sequence:
             object.__setattr__(self, "sequence", tuple(STAGES))
-        for name in self.sequence:
-            if name not in STAGES:
-                raise ValueError(f"sequence: {name!r} is not one of {', '.join(STAGES)}")
+        check_choices(self, "sequence", STAGES)
 
-    def __call__(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        keys: Tensor | None = None,
-        progress: Progress | None = None,
-        *,
-        targets: Tensor | None = None,
-        start: Tensor | None = None,
-    ) -> Tensor:
-        """Adversarial images; arguments and result as for `PGD`, but `progress` counts evaluations, and `start` is a
-        candidate beside the clean image.
+    def run(self, task: Task) -> Tensor:
+        """As of `Attack`, but `progress` counts evaluations, and `start` is a candidate beside the clean image.
 
         Raises:
-            ValueError: as `PGD`; a budget that the cheapest attack of the sequence exceeds.
+            ValueError: a budget that the cheapest attack of the sequence exceeds.
         """
-        check_inputs(x, y, keys)
-        check_targets(targets, y)
-        check_start(start, x, self.threat.distance, self.threat.epsilon)
-        keys = default_keys(len(x), x.device) if keys is None else keys.to(x.device)
-        with count_cost() as cost:
-            return _Campaign(self, model, x, y, keys, targets, progress, cost).run(start)
+        return _Campaign(self, task).run()
 
 
 def strongest(threat: Threat, budget: int, **settings: Any) -> Strongest:
@@ -135,19 +115,9 @@ class _OutOfBudget(Exception):
 class _Campaign:
     """One call of a `Strongest`."""
 
-    def __init__(
-        self,
-        settings: Strongest,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        keys: Tensor,
-        targets: Tensor | None,
-        progress: Progress | None,
-        cost: Cost,
-    ):
-        self.settings, self.model, self.cost, self.progress = settings, model, cost, progress
-        self.x, self.y, self.keys, self.targets = x, y, keys, targets
+    def __init__(self, settings: Strongest, task: Task):
+        self.settings, self.task = settings, task
+        model, x = task.model, task.x
         random = is_random(model, x) or (settings.eot or 1) > 1
         self.shape = Shape(
             threat=settings.threat,
@@ -155,37 +125,26 @@ class _Campaign:
             random=random,
             stop_draws=settings.stop_draws if random else 1,
             batch_size=settings.batch_size,
-            targeted=targets is not None,
-            shows_states="deviated" in settings.sequence and shows_states(model, x[:1], keys[:1]),
+            targeted=task.targets is not None,
+            shows_states="deviated" in settings.sequence and shows_states(model, x[:1], task.keys[:1]),
         )
         self.select_draws = settings.select_draws if random else 1
         self.total = settings.budget * len(x)
-        self.expectation = Expectation(model, y, self.select_draws, settings.batch_size, targets)
-        self.best, self.best_margin = x.detach(), x.new_full((len(x),), -torch.inf)
-        self.standing = torch.arange(len(x), device=x.device)
+        self.expectation = task.expectation(self.select_draws, settings.batch_size)
+        self.best, self.best_margin = x, x.new_full((len(x),), -torch.inf)
+        self.standing = task.everything
         self.judged = 0
 
-    def run(self, start: Tensor | None) -> Tensor:
+    def run(self) -> Tensor:
         names = [name for name in self.settings.sequence if STAGES[name].fits(self.shape)]
         if not names:
             raise ValueError(
-                f"sequence={self.settings.sequence} has no attack that fits the model {type(self.model).__name__}"
+                f"sequence={self.settings.sequence} has no attack that fits the model {type(self.task.model).__name__}"
             )
-        candidates = 1 if start is None else 2
-        least = next(
-            allowance
-            for allowance in itertools.count(1)
-            if any(STAGES[name].plan(self.shape, allowance) for name in names)
-        )
-        least += (candidates + 1) * self.select_draws + 2 * self.shape.stop_draws
-        if self.settings.budget < least:
-            raise ValueError(
-                f"budget={self.settings.budget} evaluations an image is less than {least}, what the cheapest attack of"
-                " the sequence needs"
-            )
-        for points in (self.x.detach(), start):
-            if points is not None:
-                self._take(points)
+        first = [self.task.x] if self.task.start is None else [self.task.x, self.task.start]
+        self._check_budget(names, candidates=len(first))
+        for points in first:
+            self._take(points)
         self._leave()
         pending, number = names, 0
         while len(self.standing):
@@ -199,6 +158,19 @@ class _Campaign:
             if not affordable or not pending:
                 pending, number = names, number + 1
         return self.best
+
+    def _check_budget(self, names: Sequence[str], candidates: int) -> None:
+        least = next(
+            allowance
+            for allowance in itertools.count(1)
+            if any(STAGES[name].plan(self.shape, allowance) for name in names)
+        )
+        least += (candidates + 1) * self.select_draws + 2 * self.shape.stop_draws
+        if self.settings.budget < least:
+            raise ValueError(
+                f"budget={self.settings.budget} evaluations an image is less than {least}, what the cheapest attack of"
+                " the sequence needs"
+            )
 
     def _affordable(self, names: Sequence[str]) -> dict[str, Any]:
         """The attacks of `names` that can be paid, each with its share of what is left: few good ones rather than many
@@ -218,14 +190,15 @@ class _Campaign:
 
     def _attack(self, name: str, attack: Any, number: int) -> None:
         """Runs one attack on what stands."""
-        rows, before = self.standing, self._spent()
-        options: dict[str, Any] = {} if self.targets is None else {"targets": self.targets[rows]}
+        task, rows, before = self.task, self.standing, self._spent()
+        options: dict[str, Any] = {} if task.targets is None else {"targets": task.targets[rows]}
         if STAGES[name].goes_on:
             options["start"] = self.best[rows]
-        keys = mix(self.keys[rows], _ATTACK, number, list(STAGES).index(name))
+        keys = derive(task.keys[rows], OfStrongest.ATTACK, number, list(STAGES).index(name))
         improved = 0
         try:
-            x_adv = attack(self.model, self.x[rows], self.y[rows], keys=keys, progress=self._watch, **options)
+            with part_of((task.gradients, rows)):
+                x_adv = attack(task.model, task.x[rows], task.y[rows], keys=keys, progress=self._watch, **options)
         except _OutOfBudget:
             pass
         else:
@@ -239,7 +212,9 @@ class _Campaign:
     def _take(self, x_adv: Tensor) -> int:
         """Keeps the examples (standing images, c, h, w) that are better than the best; how many are."""
         rows = self.standing
-        reached = self.expectation.loss(x_adv, mix(self.keys[rows], _SELECT), margin, rows).nan_to_num(-torch.inf)
+        reached = self.expectation.loss(
+            x_adv, derive(self.task.keys[rows], OfStrongest.SELECT), margin, rows
+        ).nan_to_num(-torch.inf)
         better = reached > self.best_margin[rows]
         self.best = self.best.index_copy(0, rows[better], x_adv[better])
         self.best_margin[rows[better]] = reached[better]
@@ -249,17 +224,15 @@ class _Campaign:
         """Drops the images whose best example all fresh draws get wrong."""
         rows = self.standing
         self.judged += 1
-        wrong = self.expectation.success(
-            self.best[rows], mix(self.keys[rows], _STOP, self.judged), rows, self.shape.stop_draws
-        )
+        fresh = derive(self.task.keys[rows], OfStrongest.STOP, self.judged)
+        wrong = self.expectation.success(self.best[rows], fresh, rows, self.shape.stop_draws)
         self.standing = rows[wrong < 1]
 
     def _spent(self) -> int:
-        return self.cost.forward + 2 * self.cost.backward
+        return self.task.cost.forward + 2 * self.task.cost.backward
 
     def _watch(self, done: int, total: int) -> None:
         """The `progress` of every attack."""
-        if self.progress is not None:
-            self.progress(min(self._spent(), self.total), self.total)
+        self.task.progress(min(self._spent(), self.total), self.total)
         if self._spent() > self.total and done < total:
             raise _OutOfBudget

@@ -1,39 +1,16 @@
 """Auto-PGD (Croce & Hein 2020, arXiv 2003.01690, algorithm 1) on the expected loss of a random model."""
 
-import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attacks.attack import Attack
 from attacks.expectation import Expectation, is_random
-from attacks.gradient.pgd import BadGradients, Progress
-from attacks.inputs import check_inputs, check_integers_from_zero, check_positive_integers, check_start, check_targets
+from attacks.gradient.ascent import Climb
 from attacks.losses import LOSSES, Loss, dlr, margin
-from attacks.randomness import default_keys, mix, uniform
+from attacks.randomness import OfAPGD, OfAscent, derive, run_keys
+from attacks.task import Task
 from attacks.threats import Threat
-
-_START, _STEP, _STOP, _CHECK, _SELECT, _TARGETS = range(6)  # what the attack's draws are for
-_MOMENTUM, _RISES = 0.75, 0.75  # the paper's alpha and rho
-
-
-def checkpoints(iterations: int, apart: int = 1) -> list[int]:
-    """Iterations at which the step size is judged: ceil(p_j N) with p_0 = 0, p_1 = 0.22, p_{j+1} = p_j + max(p_j -
-    p_{j-1} - 0.03, 0.06) (section 3.1).
-
-    Of those that lie nearer than `apart` to the one before only the first is kept.
-    """
-    shares = [0, 22]  # in percent: exact
-    while shares[-1] < 100:
-        shares.append(shares[-1] + max(shares[-1] - shares[-2] - 3, 6))
-    chosen = [0]
-    for share in shares[1:]:
-        at = -(-share * iterations // 100)
-        if at < iterations and at >= chosen[-1] + apart:
-            chosen.append(at)
-    return chosen[1:]
 
 
 @dataclass(frozen=True)
@@ -83,218 +60,36 @@ class APGD(Attack):
     batch_size: int = 256
 
     def __post_init__(self) -> None:
-        check_positive_integers(self, "iterations", "eot", "restarts", "batch_size")
-        check_integers_from_zero(self, "target_classes", "stop_draws")
         if self.loss is None:
             object.__setattr__(self, "loss", "dlr" if self.target_classes else "ce")
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss={self.loss!r} is not one of {', '.join(LOSSES)}")
+        super().__post_init__()
 
-    def __call__(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        keys: Tensor | None = None,
-        progress: Progress | None = None,
-        *,
-        targets: Tensor | None = None,
-        start: Tensor | None = None,
-    ) -> Tensor:
-        """Adversarial images; arguments, result and errors as for `PGD`; `start` is where the first run begins."""
-        check_inputs(x, y, keys)
-        check_targets(targets, y)
-        check_start(start, x, self.threat.distance, self.threat.epsilon)
-        x, keys = x.detach(), default_keys(len(x), x.device) if keys is None else keys.to(x.device)
-        goal = Expectation(model, y, self.eot, self.batch_size, targets)
-        towards: list[Tensor | None] = [targets]
-        if self.target_classes and targets is None:
-            towards = list(goal.likely(x, mix(keys, _TARGETS), self.target_classes).unbind(1))
-        random = is_random(model, x) or self.eot > 1
-        runs = [(classes, restart) for classes in towards for restart in range(self.restarts)]
-        result, standing = x.clone(), torch.arange(len(x), device=x.device)
-        for number, (classes, _) in enumerate(runs):
-            steered = Expectation(model, y, self.eot, self.batch_size, classes, any_wrong=targets is None)
-            run = Run(self, steered, goal, random)
-            run_keys = mix(keys, number)
-            begin = start if number == 0 and start is not None else self._begin(x, run_keys)
+    def run(self, task: Task) -> Tensor:
+        """As of `Attack`; `start` is where the first run begins."""
+        goal = task.expectation(self.eot, self.batch_size)
+        towards: list[Tensor | None] = [task.targets]
+        if self.target_classes and task.targets is None:
+            likely = goal.likely(task.x, derive(task.keys, OfAPGD.TARGETS), self.target_classes)
+            towards = list(likely.unbind(1))
+        random = is_random(task.model, task.x) or self.eot > 1
+        steered = [
+            Expectation(task.model, task.y, self.eot, self.batch_size, classes, any_wrong=task.targets is None)
+            for classes in towards
+            for _ in range(self.restarts)
+        ]
 
-            def report(step: int, number: int = number) -> None:
-                if progress is not None:
-                    progress(number * self.iterations + step, len(runs) * self.iterations)
+        def keys(number: int) -> tuple[Tensor, Tensor]:
+            of_run = run_keys(task.keys, number, beside=OfAPGD)
+            return of_run, derive(of_run, OfAscent.START)
 
-            result[standing], broken = run(x, begin, run_keys, standing, result[standing], report)
-            standing = standing[~broken]
-            if not len(standing):
-                break
-        return result
+        climb = Climb(self.threat, self.iterations, self.stop_draws, self._loss(), random)
+        return climb.run(task, goal, steered, keys)
 
-    def _begin(self, x: Tensor, keys: Tensor) -> Tensor:
-        return self.threat.project(
-            x + self.threat.random_start(uniform(mix(keys, _START), tuple(x.shape[1:]), x.dtype)), x
-        )
-
-
-@dataclass
-class _State:
-    """The images that one run still attacks: tensors whose first dimension is the image."""
-
-    rows: Tensor
-    keys: Tensor
-    x: Tensor
-    current: Tensor
-    previous: Tensor
-    size: Tensor  # (n, 1, 1, 1) step
-    loss: Tensor  # of the current iterate
-    rises: Tensor  # since the last checkpoint
-    best: Tensor
-    best_loss: Tensor
-    best_gradient: Tensor
-    checked: Tensor  # best loss at the last checkpoint
-    halved: Tensor  # whether the last checkpoint halved the step
-    kept: Tensor  # random models: the winner of the last checkpoint
-    kept_gradient: Tensor
-    total: Tensor  # sum of the iterates since the last checkpoint
-    total_gradient: Tensor
-    wrong: Tensor  # the iterate that most draws got wrong
-    share: Tensor  # of the draws that got it wrong
-
-    def only(self, kept: Tensor) -> "_State":
-        return _State(**{field.name: getattr(self, field.name)[kept] for field in dataclasses.fields(self)})
-
-
-class Run:
-    """One run of an `APGD`: `steered` has the loss's targets, `goal` those of the attack."""
-
-    def __init__(self, attack: APGD, steered: Expectation, goal: Expectation, random: bool):
-        self.attack = attack
-        self.steered = steered
-        self.goal = goal
-        self.random = random
-        self.loss: Loss = (
-            _dlr_or_margin if attack.loss == "dlr" and attack.target_classes else LOSSES[attack.loss or "ce"]
-        )
-
-    def __call__(
-        self, x: Tensor, begin: Tensor, keys: Tensor, standing: Tensor, earlier: Tensor, report: Callable[[int], None]
-    ) -> tuple[Tensor, Tensor]:
-        """Of the images at `standing`: the best points, `earlier` ones among them (n, c, h, w), and which left as
-        broken (n,).
-        """
-        count = len(standing)
-        found, broken = earlier.clone(), torch.zeros(count, dtype=torch.bool, device=x.device)
-        position = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        position[standing] = torch.arange(count, device=x.device)
-        s = self._initial(x, begin, keys, standing)
-        gradients, checks = (
-            BadGradients(len(x), x.device),
-            [0, *checkpoints(self.attack.iterations, apart=4 if self.random else 1)],
-        )
-        since = 0
-        for step in range(self.attack.iterations):
-            gradient, loss, share = self.steered.gradient(s.current, mix(s.keys, _STEP, step), self.loss, s.rows)
-            if self.attack.stop_draws:
-                sure = share == 1
-                sure[sure.clone()] = (
-                    self.goal.success(
-                        s.current[sure], mix(s.keys[sure], _STOP, step), s.rows[sure], self.attack.stop_draws
-                    )
-                    == 1
-                )
-                found[position[s.rows[sure]]], broken[position[s.rows[sure]]] = s.current[sure], True
-                s, gradient, loss, share = s.only(~sure), gradient[~sure], loss[~sure], share[~sure]
-                if not len(s.rows):
-                    report(step + 1)
-                    break
-            gradients.see(gradient, s.rows, share)
-            gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
-            self._record(s, gradient, loss, share)
-            if step == 0:
-                s.kept_gradient = gradient
-            if step in checks[1:]:
-                gradient = self._check(s, gradient, step - checks[checks.index(step) - 1], step)
-                since = step
-            if self.random:
-                s.total, s.total_gradient = s.total + s.current, s.total_gradient + gradient
-            self._move(s, gradient, 1.0 if step == 0 else _MOMENTUM)
-            report(step + 1)
-        gradients.warn(self.attack.iterations)
-        if len(s.rows):
-            candidates = [s.best, s.wrong, s.current]
-            if self.random:
-                mean = s.total / (self.attack.iterations - since)
-                candidates += [s.kept, self.attack.threat.project(mean, s.x)]
-            where = position[s.rows]
-            found[where], _, _ = self.goal.choose([*candidates, earlier[where]], mix(s.keys, _SELECT), margin, s.rows)
-        return found, broken
-
-    def _initial(self, x: Tensor, begin: Tensor, keys: Tensor, rows: Tensor) -> _State:
-        x, begin = x[rows], begin[rows]
-        worst, zero = x.new_full((len(x),), -torch.inf), torch.zeros_like(x)
-        return _State(
-            rows=rows,
-            keys=keys[rows],
-            x=x,
-            current=begin,
-            previous=begin,
-            size=x.new_full((len(x), 1, 1, 1), 2 * self.attack.threat.epsilon),
-            loss=-worst,  # the first loss is no rise
-            rises=torch.zeros_like(rows),
-            best=begin,
-            best_loss=worst,
-            best_gradient=zero,
-            checked=worst,
-            halved=torch.zeros_like(rows, dtype=torch.bool),
-            kept=begin,
-            kept_gradient=zero,
-            total=zero,
-            total_gradient=zero,
-            wrong=begin,
-            share=worst,
-        )
-
-    def _record(self, s: _State, gradient: Tensor, loss: Tensor, share: Tensor) -> None:
-        """Takes the current iterate's loss into account."""
-        s.rises, s.loss = s.rises + (loss > s.loss), loss
-        s.best, s.best_gradient = (
-            _where(loss > s.best_loss, s.current, s.best),
-            _where(loss > s.best_loss, gradient, s.best_gradient),
-        )
-        s.best_loss = torch.where(loss > s.best_loss, loss, s.best_loss)
-        s.wrong, s.share = _where(share >= s.share, s.current, s.wrong), torch.maximum(share, s.share)
-
-    def _check(self, s: _State, gradient: Tensor, length: int, step: int) -> Tensor:
-        """A checkpoint: halves steps and sends their images back to the best point; the gradients to go on with."""
-        if self.random:
-            mean, mean_gradient = self.attack.threat.project(s.total / length, s.x), s.total_gradient / length
-            s.kept, which, loss = self.steered.choose(
-                [s.kept, s.best, s.current, mean], mix(s.keys, _CHECK, step), self.loss, s.rows
-            )
-            choices = torch.stack([s.kept_gradient, s.best_gradient, gradient, mean_gradient])
-            s.kept_gradient = choices[which, torch.arange(len(which), device=which.device)]
-            s.best, s.best_gradient, s.best_loss = s.kept, s.kept_gradient, loss
-            stuck = which == 0
-            s.total, s.total_gradient = torch.zeros_like(s.x), torch.zeros_like(s.x)
-        else:
-            stuck = s.best_loss == s.checked
-        halve = (s.rises < _RISES * length) | (stuck & ~s.halved)
-        s.size = _where(halve, s.size / 2, s.size)
-        s.current = _where(halve, s.best, s.current)
-        s.loss = torch.where(halve, s.best_loss, s.loss)
-        s.checked, s.halved, s.rises = s.best_loss, halve, torch.zeros_like(s.rises)
-        return _where(halve, s.best_gradient, gradient)
-
-    def _move(self, s: _State, gradient: Tensor, share: float) -> None:
-        """The step of algorithm 1, lines 7 and 8."""
-        threat = self.attack.threat
-        ahead = threat.project(s.current + s.size * threat.direction(gradient), s.x)
-        moved = threat.project(s.current + share * (ahead - s.current) + (1 - share) * (s.current - s.previous), s.x)
-        s.previous, s.current = s.current, moved
+    def _loss(self) -> Loss:
+        if self.loss == "dlr" and self.target_classes:
+            return _dlr_or_margin
+        return LOSSES[self.loss or "ce"]
 
 
 def _dlr_or_margin(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
     return (dlr if logits.shape[1] >= 4 else margin)(logits, labels, targets)
-
-
-def _where(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    return torch.where(condition[:, None, None, None], yes, no)

@@ -1,20 +1,18 @@
 """DiffAttack (Kang, Song & Li, NeurIPS 2023, arXiv 2311.16124): losses on the states that a purifier passes through."""
 
-import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from attacks.attack import Attack
-from attacks.expectation import Expectation, is_random
-from attacks.gradient.ascent import climb
-from attacks.gradient.pgd import Progress
-from attacks.inputs import check_inputs, check_integers_from_zero, check_positive_integers, check_start, check_targets
+from attacks.expectation import Expectation, by_draw, is_random
+from attacks.gradient.ascent import Climb
+from attacks.inputs import check_from_zero
 from attacks.losses import LOSSES, Loss
-from attacks.protocols import OffersTrajectory, check_offers, look_inside
-from attacks.randomness import default_keys, mix
+from attacks.protocols import OffersTrajectory, look_inside
+from attacks.randomness import draw_keys
+from attacks.task import Task
 from attacks.threats import Threat
 
 
@@ -52,8 +50,6 @@ class DeviatedReconstruction(Attack):
         batch_size: rows (images times draws) of one call of the model, halved where memory runs out.
     """
 
-    target_classes: ClassVar[int] = 0
-
     threat: Threat
     iterations: int = 100
     eot: int = 20
@@ -66,40 +62,22 @@ class DeviatedReconstruction(Attack):
     batch_size: int = 256
 
     def __post_init__(self) -> None:
-        check_positive_integers(self, "iterations", "eot", "restarts", "batch_size")
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss={self.loss!r} is not one of {', '.join(LOSSES)}")
+        super().__post_init__()
         if not isinstance(self.points, int) or self.points < 2:
             raise ValueError(f"points must be an integer from 2, got {self.points!r}")
-        for name in ("weight", "estimates"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be a number from 0, got {getattr(self, name)!r}")
-        check_integers_from_zero(self, "stop_draws")
+        check_from_zero(self, "weight", "estimates")
 
-    def __call__(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        keys: Tensor | None = None,
-        progress: Progress | None = None,
-        *,
-        targets: Tensor | None = None,
-        start: Tensor | None = None,
-    ) -> Tensor:
-        """Adversarial images; arguments, result and errors as for `PGD`.
+    @property
+    def needs(self) -> type:
+        """As of `Attack`."""
+        return OffersTrajectory
 
-        Raises:
-            ValueError: as `PGD`; a model that does not show its states, see `attacks.protocols.OffersTrajectory`.
-        """
-        check_inputs(x, y, keys)
-        check_targets(targets, y)
-        check_start(start, x, self.threat.distance, self.threat.epsilon)
-        check_offers(model, type(self).__name__, OffersTrajectory)
-        x, keys = x.detach(), default_keys(len(x), x.device) if keys is None else keys.to(x.device)
-        steered = _Inside(self, model, y, targets)
-        goal = Expectation(model, y, self.eot, self.batch_size, targets)
-        return climb(self, x, keys, steered, goal, is_random(model, x) or self.eot > 1, start, progress)
+    def run(self, task: Task) -> Tensor:
+        """As of `Attack`; `start` is where the first run begins."""
+        goal = task.expectation(self.eot, self.batch_size)
+        random = is_random(task.model, task.x) or self.eot > 1
+        climb = Climb(self.threat, self.iterations, self.stop_draws, LOSSES[self.loss], random)
+        return climb.restarted(task, goal, _Inside(self, task.model, task.y, task.targets), self.restarts)
 
 
 class _Inside(Expectation):
@@ -113,8 +91,9 @@ class _Inside(Expectation):
         self, x: Tensor, keys: Tensor, losses: tuple[Loss, ...], rows: Tensor | slice, which: range
     ) -> list[Tensor]:
         k, attack = len(which), self.attack
-        draw_keys = torch.cat([mix(keys, draw) for draw in which])
-        inside = look_inside(self.model, x.repeat(k, 1, 1, 1), draw_keys, attack.points, attack.estimates > 0)
+        of_draws = torch.cat([draw_keys(keys, draw) for draw in which])
+        inside = look_inside(self.model, x.repeat(k, 1, 1, 1), of_draws, attack.points, attack.estimates > 0)
+        self.check_logits(inside.result, k * len(x))
         labels, targets = self.labels[rows].repeat(k), None if self.targets is None else self.targets[rows].repeat(k)
         deviation = attack.weight * (inside.states - inside.noised)[1:].square().flatten(2).mean((0, 2))
 
@@ -126,6 +105,6 @@ class _Inside(Expectation):
                     total = total + attack.estimates * torch.stack(
                         [loss(logits, labels, targets) for logits in inside.estimates]
                     ).mean(0)
-            return total.unflatten(0, (k, len(x))).to(x.dtype)
+            return by_draw(total, k).to(x.dtype)
 
         return [value(loss) for loss in losses]

@@ -4,19 +4,19 @@ margin 0.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from attacks.attack import Attack
 from attacks.expectation import Expectation, is_random
-from attacks.gradient.pgd import BadGradients, Progress
-from attacks.inputs import check_inputs, check_integers_from_zero, check_positive_integers, check_start, check_targets
 from attacks.losses import Loss, margin
-from attacks.randomness import default_keys, mix, uniform
+from attacks.randomness import OfFAB, OfFABRun, derive, run_keys, uniform
+from attacks.restarts import in_turn, where
+from attacks.task import Progress, Task
 from attacks.threats import Threat
 
-_START, _STEP, _CHECK, _SEARCH, _STOP, _TARGETS, _SELECT, _CLEAN = range(8)  # what the attack's draws are for
 _ALPHA_MAX, _ETA, _BETA = 0.1, 1.05, 0.9  # the paper's bias to the original image, overshoot and backward step
 _HALVINGS, _REACH = 10, 2.0  # of the final search: steps, and how far beyond a point it begins
 
@@ -89,26 +89,12 @@ class FAB(Attack):
     stop_draws: int = 0
     batch_size: int = 256
 
-    def __post_init__(self) -> None:
-        check_positive_integers(self, "iterations", "eot", "restarts", "batch_size")
-        check_integers_from_zero(self, "target_classes", "stop_draws")
+    def run(self, task: Task) -> Tensor:
+        """The nearest points found, moved into the threat; where none was found, the image itself.
 
-    def __call__(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        keys: Tensor | None = None,
-        progress: Progress | None = None,
-        *,
-        targets: Tensor | None = None,
-        start: Tensor | None = None,
-    ) -> Tensor:
-        """Adversarial images: the nearest points found, moved into the threat; where none was found, the image itself.
-
-        Arguments and errors as for `PGD`; `start` is where the first run begins.
+        `start` is where the first run begins.
         """
-        return self._attack(model, x, y, keys, progress, targets, start, bounded=True)[0]
+        return self._nearest(task, bounded=True)[0]
 
     def minimal(
         self,
@@ -129,109 +115,49 @@ class FAB(Attack):
             (b, c, h, w), detached, and their distances (b,) in the threat's norm: 0 for images that need no change;
             infinite where no such point was found, and the image itself.
         """
-        return self._attack(model, x, y, keys, progress, targets, None, bounded=False)
+        return self._attacked(partial(self._nearest, bounded=False), model, x, y, keys, progress, targets)
 
-    def _attack(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        keys: Tensor | None,
-        progress: Progress | None,
-        targets: Tensor | None,
-        start: Tensor | None,
-        bounded: bool,
-    ) -> tuple[Tensor, Tensor]:
+    def _nearest(self, task: Task, bounded: bool) -> tuple[Tensor, Tensor]:
         """Nearest points and distances; `bounded`: points moved into the threat, and images leave as soon as they reach
         the goal there.
         """
-        check_inputs(x, y, keys)
-        check_targets(targets, y)
-        check_start(start, x, self.threat.distance, self.threat.epsilon)
-        x, keys = x.detach(), default_keys(len(x), x.device) if keys is None else keys.to(x.device)
-        goal = Expectation(model, y, self.eot, self.batch_size, targets)
-        clean = goal.loss(x, mix(keys, _SEARCH), margin) > 0
-        nearest, distance = x.clone(), torch.where(clean, 0.0, torch.inf).to(x.dtype)
-        standing = torch.arange(len(x), device=x.device)[~clean]
-        towards: list[Tensor | None] = [targets]
-        if self.target_classes and targets is None and len(standing):
-            towards = list(goal.likely(x, mix(keys, _TARGETS), self.target_classes).unbind(1))
+        x, keys = task.x, task.keys
+        goal = task.expectation(self.eot, self.batch_size)
+        clean = goal.loss(x, derive(keys, OfFAB.SEARCH), margin) > 0
+        distance = torch.where(clean, 0.0, torch.inf).to(x.dtype)
+        standing, towards = (~clean).nonzero().squeeze(1), [task.targets]
+        if self.target_classes and task.targets is None and len(standing):
+            towards = list(goal.likely(x, derive(keys, OfFAB.TARGETS), self.target_classes).unbind(1))
         runs = [(classes, restart) for classes in towards for restart in range(self.restarts)]
-        for number, (classes, restart) in enumerate(runs):
-            if not len(standing):
-                break
-            steered = Expectation(model, y, self.eot, self.batch_size, classes, any_wrong=targets is None)
-            loss = _difference if classes is not None and targets is None else margin
-            run_keys, begin = mix(keys, number), x if number or start is None else start
-            if restart:
-                noise = self.threat.random_start(uniform(mix(run_keys, _START), tuple(x.shape[1:]), x.dtype))
-                begin = self.threat.project(x + noise / 2, x)
 
-            def report(step: int, number: int = number) -> None:
-                if progress is not None:
-                    progress(number * self.iterations + step, len(runs) * self.iterations)
+        def run(number: int, rows: Tensor, earlier: Tensor) -> tuple[Tensor, Tensor]:
+            classes, restart = runs[number]
+            of_run, nearest, images = run_keys(keys, number, beside=OfFAB), earlier.clone(), x[rows]
+            begin = self._begin(task, number, restart, of_run)
+            step = _Step(self, task, goal, classes, rows, task.counted(number, len(runs), self.iterations))
+            for points in step.walk(begin[rows], of_run[rows]):
+                found, far = self._search(goal, points, images, keys[rows], rows)
+                closer = far < distance[rows]
+                nearest[closer], distance[rows[closer]] = found[closer], far[closer]
+            if not (bounded and self.stop_draws):
+                return nearest, torch.zeros_like(rows, dtype=torch.bool)
+            points = self._within(goal, nearest, images, keys[rows], rows)
+            stop = derive(of_run[rows], OfFABRun.STOP)
+            return nearest, goal.success(points, stop, rows, self.eot + self.stop_draws) >= 1
 
-            for points in self._run(
-                steered, goal, loss, x[standing], begin[standing], run_keys[standing], standing, report
-            ):
-                found, far = self._search(goal, points, x[standing], keys[standing], standing)
-                closer = far < distance[standing]
-                nearest[standing[closer]], distance[standing[closer]] = found[closer], far[closer]
-            if bounded and self.stop_draws:
-                points = self._within(goal, nearest[standing], x[standing], keys[standing], standing)
-                reached = goal.success(points, mix(run_keys[standing], _STOP), standing, self.eot + self.stop_draws)
-                standing = standing[reached < 1]
+        nearest = in_turn(run, len(runs), x, standing)
         if bounded:
-            nearest = self._within(goal, nearest, x, keys, torch.arange(len(x), device=x.device))
-            wrong = torch.arange(len(x), device=x.device)[clean]
-            if len(wrong) and self._random(model, x):
+            nearest = self._within(goal, nearest, x, keys, task.everything)
+            wrong = clean.nonzero().squeeze(1)
+            if len(wrong) and self.random(task.model, x):
                 nearest[wrong] = self._strengthened(goal, x[wrong], keys[wrong], wrong)
         return nearest, distance
 
-    def _run(
-        self,
-        steered: Expectation,
-        goal: Expectation,
-        loss: Loss,
-        x: Tensor,
-        current: Tensor,
-        keys: Tensor,
-        rows: Tensor,
-        report: Callable[[int], None],
-    ) -> list[Tensor]:
-        """Points for the final search: the nearest one on the wrong side; for random models also the last one and the
-        mean of the second half.
-        """
-        threat, gradients = self.threat, BadGradients(len(steered.labels), x.device)
-        nearest, shortest, total, last = x, x.new_full((len(x),), torch.inf), torch.zeros_like(x), x
-        for step in range(self.iterations):
-            gradient, value, success = steered.gradient(current, mix(keys, _STEP, step), loss, rows)
-            gradients.see(gradient, rows, success)
-            gradient, value = gradient.nan_to_num(0.0, 0.0, 0.0), value.nan_to_num(0.0, 0.0, 0.0)
-            here = onto_hyperplane(current, gradient, value, threat)
-            there = onto_hyperplane(x, gradient, value + (gradient * (x - current)).sum((1, 2, 3)), threat)
-            length, length_there = threat.distance(current + here, current), threat.distance(x + there, x)
-            alpha = (length / (length + length_there).clamp_min(torch.finfo(x.dtype).tiny)).clamp_max(_ALPHA_MAX)[
-                :, None, None, None
-            ]
-            last = ((1 - alpha) * (current + _ETA * here) + alpha * (x + _ETA * there)).clamp(0, 1)
-            far = threat.distance(last, x)
-            wrong = goal.loss(last, mix(keys, _CHECK, step), margin, rows) > 0
-            nearer = wrong & (far < shortest)
-            nearest, shortest = (
-                torch.where(nearer[:, None, None, None], last, nearest),
-                torch.where(nearer, far, shortest),
-            )
-            if step >= self.iterations // 2:
-                total = total + last
-            current = torch.where(wrong[:, None, None, None], x + _BETA * (last - x), last)
-            report(step + 1)
-        gradients.warn(self.iterations)
-        return (
-            [nearest, last, total / (self.iterations - self.iterations // 2)]
-            if self._random(goal.model, x)
-            else [nearest]
-        )
+    def _begin(self, task: Task, number: int, restart: int, keys: Tensor) -> Tensor:
+        if restart:
+            draws = uniform(derive(keys, OfFABRun.START), tuple(task.x.shape[1:]), task.x.dtype)
+            return self.threat.project(task.x + self.threat.random_start(draws) / 2, task.x)
+        return task.x if number or task.start is None else task.start
 
     def _search(
         self, goal: Expectation, points: Tensor, x: Tensor, keys: Tensor, rows: Tensor
@@ -244,7 +170,7 @@ class FAB(Attack):
             return (x + share[:, None, None, None] * (points - x)).clamp(0, 1)
 
         def wrong(share: Tensor) -> Tensor:
-            return goal.loss(at(share), mix(keys, _SEARCH), margin, rows) > 0
+            return goal.loss(at(share), derive(keys, OfFAB.SEARCH), margin, rows) > 0
 
         low, high = x.new_zeros(len(x)), x.new_ones(len(x))
         inside = wrong(high)
@@ -261,26 +187,82 @@ class FAB(Attack):
         its border.
         """
         inside = self.threat.project(nearest, x)
-        if not self._random(goal.model, x):
+        if not self.random(goal.model, x):
             return inside
         share = self.threat.epsilon / self.threat.distance(nearest, x).clamp_min(torch.finfo(x.dtype).tiny)
         border = self.threat.project(x + share[:, None, None, None] * (nearest - x), x)
-        return goal.choose([inside, border], mix(keys, _SELECT), margin, rows)[0]
+        return goal.choose([inside, border], derive(keys, OfFAB.SELECT), margin, rows)[0]
 
     def _strengthened(self, goal: Expectation, x: Tensor, keys: Tensor, rows: Tensor) -> Tensor:
         """Images that are wrong on average as they are, moved to the threat's border along the gradient of the mean
         margin where that raises it.
         """
-        gradient, _, _ = goal.gradient(x, mix(keys, _CLEAN), margin, rows)
+        gradient, _, _ = goal.gradient(x, derive(keys, OfFAB.CLEAN), margin, rows)
         border = self.threat.project(
             x + self.threat.epsilon * self.threat.direction(gradient.nan_to_num(0.0, 0.0, 0.0)), x
         )
-        return goal.choose([x, border], mix(keys, _SELECT), margin, rows)[0]
+        return goal.choose([x, border], derive(keys, OfFAB.SELECT), margin, rows)[0]
 
-    def _random(self, model: nn.Module, x: Tensor) -> bool:
+    def random(self, model: nn.Module, x: Tensor) -> bool:
+        """Whether answers are means over draws."""
         return is_random(model, x) or self.eot > 1
+
+
+class _Step:
+    """One run, towards `classes` where they are given, for the images at `rows`."""
+
+    def __init__(
+        self,
+        attack: FAB,
+        task: Task,
+        goal: Expectation,
+        classes: Tensor | None,
+        rows: Tensor,
+        report: Callable[[int], None],
+    ):
+        self.attack, self.task, self.goal, self.rows, self.report = attack, task, goal, rows, report
+        any_wrong = task.targets is None
+        self.loss: Loss = _difference if classes is not None and any_wrong else margin
+        self.steered = Expectation(task.model, task.y, attack.eot, attack.batch_size, classes, any_wrong=any_wrong)
+
+    def walk(self, current: Tensor, keys: Tensor) -> list[Tensor]:
+        """Points for the final search: the nearest one on the wrong side; for random models also the last one and the
+        mean of the second half.
+        """
+        threat, x, iterations = self.attack.threat, self.task.x[self.rows], self.attack.iterations
+        nearest, shortest, total, last = x, x.new_full((len(x),), torch.inf), torch.zeros_like(x), x
+        for step in range(iterations):
+            of_step = derive(keys, OfFABRun.STEP, step)
+            gradient, value, success = self.steered.gradient(current, of_step, self.loss, self.rows)
+            self.task.gradients.see(gradient, self.rows, success)
+            gradient, value = gradient.nan_to_num(0.0, 0.0, 0.0), value.nan_to_num(0.0, 0.0, 0.0)
+            last = self._towards_the_boundary(x, current, gradient, value)
+            far = threat.distance(last, x)
+            wrong = self.goal.loss(last, derive(keys, OfFABRun.CHECK, step), margin, self.rows) > 0
+            nearer = wrong & (far < shortest)
+            nearest, shortest = where(nearer, last, nearest), torch.where(nearer, far, shortest)
+            if step >= iterations // 2:
+                total = total + last
+            current = where(wrong, x + _BETA * (last - x), last)
+            self.report(step + 1)
+        if not self.attack.random(self.task.model, x):
+            return [nearest]
+        return [nearest, last, total / (iterations - iterations // 2)]
+
+    def _towards_the_boundary(self, x: Tensor, current: Tensor, gradient: Tensor, value: Tensor) -> Tensor:
+        """Beyond the boundary of the linear function that has this value and gradient at `current`, drawn towards `x`
+        (eq. 10).
+        """
+        threat = self.attack.threat
+        here = onto_hyperplane(current, gradient, value, threat)
+        there = onto_hyperplane(x, gradient, value + (gradient * (x - current)).sum((1, 2, 3)), threat)
+        length, length_there = threat.distance(current + here, current), threat.distance(x + there, x)
+        share = length / (length + length_there).clamp_min(torch.finfo(x.dtype).tiny)
+        alpha = share.clamp_max(_ALPHA_MAX)[:, None, None, None]
+        return ((1 - alpha) * (current + _ETA * here) + alpha * (x + _ETA * there)).clamp(0, 1)
 
 
 def _difference(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
     """The target's logit minus the label's: its zero is the boundary between the two."""
+    assert targets is not None
     return (logits.gather(1, targets[:, None]) - logits.gather(1, labels[:, None])).squeeze(1)

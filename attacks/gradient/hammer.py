@@ -4,7 +4,7 @@ break together.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +12,13 @@ from torch.nn import functional as F
 
 from attacks.attack import Attack
 from attacks.cost import add_cost
-from attacks.expectation import Expectation, is_random
-from attacks.gradient.ascent import climb
-from attacks.gradient.pgd import Progress
-from attacks.inputs import check_inputs, check_integers_from_zero, check_positive_integers, check_start, check_targets
+from attacks.expectation import Expectation, by_draw, is_random
+from attacks.gradient.ascent import Climb
+from attacks.inputs import check_choice, check_positive, check_positive_integers
 from attacks.losses import LOSSES, Loss
-from attacks.protocols import OffersStages, check_offers
-from attacks.randomness import default_keys, mix
+from attacks.protocols import OffersStages
+from attacks.randomness import draw_keys
+from attacks.task import Task
 from attacks.threats import Threat
 
 Gradients = Literal["full", "grafted"]
@@ -66,8 +66,6 @@ class DiffHammer(Attack):
         batch_size: rows (images times draws) of one call of the model, halved where memory runs out.
     """
 
-    target_classes: ClassVar[int] = 0
-
     threat: Threat
     iterations: int = 50
     eot: int = 10
@@ -81,41 +79,28 @@ class DiffHammer(Attack):
     batch_size: int = 256
 
     def __post_init__(self) -> None:
-        check_positive_integers(self, "iterations", "eot", "em_steps", "restarts", "batch_size")
-        if self.gradients not in get_args(Gradients):
-            raise ValueError(f"gradients={self.gradients!r} is not one of {', '.join(get_args(Gradients))}")
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss={self.loss!r} is not one of {', '.join(LOSSES)}")
-        if not 0 < self.sharpness < float("inf"):
-            raise ValueError(f"sharpness must be a positive number, got {self.sharpness}")
+        super().__post_init__()
+        check_positive_integers(self, "em_steps")
+        check_choice(self, "gradients", get_args(Gradients))
+        check_positive(self, "sharpness")
         if not 0 <= self.stepwise <= 1:
             raise ValueError(f"stepwise must lie in [0, 1], got {self.stepwise}")
-        check_integers_from_zero(self, "stop_draws")
 
-    def __call__(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        keys: Tensor | None = None,
-        progress: Progress | None = None,
-        *,
-        targets: Tensor | None = None,
-        start: Tensor | None = None,
-    ) -> Tensor:
-        """Adversarial images; arguments, result and errors as for `PGD`.
+    @property
+    def needs(self) -> type | None:
+        """As of `Attack`: two stages for "grafted" gradients."""
+        return OffersStages if self.gradients == "grafted" else None
 
-        Raises:
-            ValueError: as `PGD`; "grafted" gradients of a model that is not made of two stages.
-        """
-        check_inputs(x, y, keys)
-        check_targets(targets, y)
-        check_start(start, x, self.threat.distance, self.threat.epsilon)
-        if self.gradients == "grafted":
-            check_offers(model, f'{type(self).__name__} with gradients="grafted"', OffersStages)
-        x, keys = x.detach(), default_keys(len(x), x.device) if keys is None else keys.to(x.device)
-        selective = _Selective(self, model, x, y, targets)
-        return climb(self, x, keys, selective, selective, is_random(model, x) or self.eot > 1, start, progress)
+    @property
+    def _named(self) -> str:
+        return f'{type(self).__name__} with gradients="{self.gradients}"'
+
+    def run(self, task: Task) -> Tensor:
+        """As of `Attack`; `start` is where the first run begins."""
+        selective = _Selective(self, task.model, task.x, task.y, task.targets)
+        random = is_random(task.model, task.x) or self.eot > 1
+        climb = Climb(self.threat, self.iterations, self.stop_draws, LOSSES[self.loss], random)
+        return climb.restarted(task, selective, selective, self.restarts)
 
 
 def vulnerability(
@@ -176,9 +161,9 @@ class _Selective(Expectation):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As `Expectation.gradient`, of the vulnerable draws; the loss is the mean of sigma(loss)."""
         rows = torch.arange(len(x), device=x.device) if rows is None else rows
-        draw_keys = torch.cat([mix(keys, draw) for draw in range(self.draws)])
+        of_draws = torch.cat([draw_keys(keys, draw) for draw in range(self.draws)])
         compute = self._full if self.attack.gradients == "full" else self._grafted
-        gradient, losses, success = compute(x, draw_keys, loss, rows)
+        gradient, losses, success = compute(x, of_draws, loss, rows)
         self.iterations[rows] += 1
         new = (self.iterations[rows].to(x.dtype) ** -self.attack.stepwise)[:, None, None, None]
         gradient = new * gradient + (1 - new) * self.past[rows]
@@ -191,10 +176,10 @@ class _Selective(Expectation):
             x, keys, lambda *arguments: (self.attack.sharpness * loss(*arguments)).sigmoid(), rows, draws
         )
 
-    def _full(self, x: Tensor, draw_keys: Tensor, loss: Loss, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _full(self, x: Tensor, keys: Tensor, loss: Loss, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The weighted gradient (n, c, h, w), and losses and successes (draws, n)."""
-        found = self.single.gradient(x.repeat(self.draws, 1, 1, 1), draw_keys, loss, rows.repeat(self.draws))
-        gradients, losses, success = (part.unflatten(0, (self.draws, len(x))) for part in found)
+        found = self.single.gradient(x.repeat(self.draws, 1, 1, 1), keys, loss, rows.repeat(self.draws))
+        gradients, losses, success = (by_draw(part, self.draws) for part in found)
         threat, clean = self.attack.threat, self.x[rows]
 
         def move(direction: Tensor) -> Tensor:
@@ -205,33 +190,29 @@ class _Selective(Expectation):
         )
         return torch.einsum("dn,dnchw->nchw", _share(weights), gradients), losses, success
 
-    def _grafted(self, x: Tensor, draw_keys: Tensor, loss: Loss, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _grafted(self, x: Tensor, keys: Tensor, loss: Loss, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As `_full`, approximately: the sum is taken over purified images, and one draw carries it back to the
         image.
         """
-        n, purifier = len(x), self.model.purifier
+        n, stages = len(x), cast(OffersStages, self.model)
         images, rows = x.repeat(self.draws, 1, 1, 1), rows.repeat(self.draws)
-        draw_keys = mix(draw_keys, 0)  # what an `Expectation` of one draw makes of them
+        keys = draw_keys(keys, 0)  # what an `Expectation` of one draw makes of them
 
         def forth(part: slice, which: range) -> tuple[Tensor, Tensor, Tensor]:
             add_cost(part.stop - part.start, False)
             with torch.no_grad():
-                purified = purifier(images[part], draw_keys[part])
+                purified = stages.purifier(images[part], keys[part])
             purified.requires_grad_()
             with torch.enable_grad():
-                logits = self.model.classifier(purified)
-                if logits.ndim != 2 or logits.shape[1] < max(self._classes, 2):
-                    raise ValueError(
-                        f"the classifier returns {tuple(logits.shape)} logits, labels and targets go up to"
-                        f" {self._classes - 1}"
-                    )
+                logits = stages.classifier(purified)
+                self.check_logits(logits, len(purified))
                 targets = None if self.targets is None else self.targets[rows[part]]
                 losses = loss(logits, self.labels[rows[part]], targets)
                 (gradients,) = torch.autograd.grad(losses.sum(), purified)
             return gradients, losses.detach().to(x.dtype), self._reached(logits, self.labels[rows[part]], targets)
 
         parts = zip(*(found for _, found in self._walk(len(images), 1, forth)), strict=True)
-        gradients, losses, success = (torch.cat(part).unflatten(0, (self.draws, n)) for part in parts)
+        gradients, losses, success = (by_draw(torch.cat(part), self.draws) for part in parts)
         attack = self.attack
         reach = attack.threat.epsilon
         weights, chosen = vulnerability(
@@ -241,12 +222,12 @@ class _Selective(Expectation):
             attack.em_steps,
         )
         total = torch.einsum("dn,dnchw->nchw", _share(weights), gradients)
-        keys = draw_keys.unflatten(0, (self.draws, n))[chosen, torch.arange(n, device=x.device)]
+        one_keys = by_draw(keys, self.draws)[chosen, torch.arange(n, device=x.device)]
 
         def back(part: slice, which: range) -> Tensor:
             inputs = x[part].detach().requires_grad_()
             add_cost(len(inputs), True)
             with torch.enable_grad():
-                return torch.autograd.grad((purifier(inputs, keys[part]) * total[part]).sum(), inputs)[0]
+                return torch.autograd.grad((stages.purifier(inputs, one_keys[part]) * total[part]).sum(), inputs)[0]
 
         return torch.cat([carried for _, carried in self._walk(n, 1, back)]), losses, success

@@ -4,12 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from attacks.restarts import largest_factor
+from attacks.perceptual.bisection import largest_factor
 
 _BACKBONES = {"alex": "AlexNet_Weights", "vgg": "VGG16_Weights", "squeeze": "SqueezeNet1_1_Weights"}
 
@@ -82,12 +82,22 @@ class FeatureDistance:
 
         def allowed(factors: Tensor) -> Tensor:
             # room for rounding in another batch
-            return (self.embed(images(factors)) - origin).norm(dim=1) <= self.radius * (1 - 1e-5)
+            moved: Tensor = (self.embed(images(factors)) - origin).norm(dim=1)
+            return moved <= self.radius * (1 - 1e-5)
 
         return images(largest_factor(allowed, len(x), x))
 
     def __str__(self) -> str:
         return f"{self.name or f'feature distance ({type(self.features).__name__})'} {self.epsilon:g}"
+
+
+def check_feature_distance(settings: object) -> None:
+    """Raises ValueError unless an attack's `threat` is a `FeatureDistance`."""
+    threat = getattr(settings, "threat", None)
+    if not isinstance(threat, FeatureDistance):
+        raise ValueError(
+            f"threat must be a FeatureDistance, for instance lpips_distance(0.05), got {type(threat).__name__}"
+        )
 
 
 def lpips_distance(epsilon: float = 0.05, net: Literal["alex", "vgg", "squeeze"] = "vgg") -> FeatureDistance:
@@ -133,10 +143,9 @@ class _LPIPSFeatures(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
-        maps: Sequence[Tensor] = self.model.net(self.model.scaling_layer(2 * x - 1))
-        return torch.cat(
-            [_unit(of, linear.model[-1].weight) for of, linear in zip(maps, self.model.lins, strict=True)], 1
-        )
+        lpips: Any = self.model
+        maps: Sequence[Tensor] = lpips.net(lpips.scaling_layer(2 * x - 1))
+        return torch.cat([_unit(of, linear.model[-1].weight) for of, linear in zip(maps, lpips.lins, strict=True)], 1)
 
 
 def _unit(maps: Tensor, weights: Tensor | None = None) -> Tensor:

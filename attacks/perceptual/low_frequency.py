@@ -2,24 +2,22 @@
 bound, on the expected loss.
 """
 
-import math
 from dataclasses import dataclass
 from itertools import product
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from attacks.adam import AdamPath, Parameters
 from attacks.attack import Attack
-from attacks.gradient.pgd import Progress
-from attacks.inputs import check_inputs, check_integers_from_zero, check_positive_integers, check_start
-from attacks.losses import LOSSES
-from attacks.perceptual.feature_distance import FeatureDistance
-from attacks.perceptual.parameters import AdamPath, Parameters
-from attacks.randomness import mix, uniform
-from attacks.restarts import attack_along
+from attacks.inputs import check_positive
+from attacks.paths import attack_along
+from attacks.perceptual.feature_distance import FeatureDistance, check_feature_distance
+from attacks.randomness import OfSearch, derive, uniform
+from attacks.task import Task
 
-_START, _START_SIZE = 0, 0.05
+_START_SIZE = 0.05
 _INSIDE = 1 - 1e-6  # keeps atanh of black and white finite
 _FIRST_WIDTH, _LEAST_WEIGHT = 0.2, 1e-5  # filters begin as Gaussians so narrow that they change next to nothing
 
@@ -112,58 +110,36 @@ class LowFrequency(Attack):
     batch_size: int = 256
 
     def __post_init__(self) -> None:
-        if not isinstance(self.threat, FeatureDistance):
-            raise ValueError(
-                f"threat must be a FeatureDistance, for instance lpips_distance(0.05), got {type(self.threat).__name__}"
-            )
-        check_positive_integers(self, "iterations", "eot", "restarts", "batch_size")
+        super().__post_init__()
+        check_feature_distance(self)
         if not self.kernels or not all(
             len(kernel) == 2 and all(isinstance(size, int) and size > 0 and size % 2 for size in kernel)
             for kernel in self.kernels
         ):
             raise ValueError(f"kernels must be pairs of odd positive integers, got {self.kernels!r}")
-        for name in ("color", "filter_step", "pixel_step", "penalty"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be a positive number, got {getattr(self, name)}")
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss={self.loss!r} is not one of {', '.join(LOSSES)}")
-        check_integers_from_zero(self, "stop_draws")
+        check_positive(self, "color", "filter_step", "pixel_step", "penalty")
 
-    def __call__(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        keys: Tensor | None = None,
-        progress: Progress | None = None,
-        *,
-        targets: Tensor | None = None,
-        start: Tensor | None = None,
-    ) -> Tensor:
-        """Adversarial images; arguments and errors as for `PGD`.
+    def run(self, task: Task) -> Tensor:
+        """As of `Attack`.
 
         Raises:
             ValueError: a kernel does not fit the images.
         """
-        check_inputs(x, y, keys)
-        with torch.no_grad():
-            check_start(start, x, self.threat.distance, self.threat.epsilon)
+        shape = tuple(task.x.shape[1:])
         for height, width in self.kernels:
-            if height // 2 >= x.shape[2] or width // 2 >= x.shape[3]:
+            if height // 2 >= shape[1] or width // 2 >= shape[2]:
                 raise ValueError(
-                    f"kernels: {(height, width)} does not fit images of {x.shape[2]} x {x.shape[3]}, whose edges it"
+                    f"kernels: {(height, width)} does not fit images of {shape[1]} x {shape[2]}, whose edges it"
                     " mirrors: use smaller ones"
                 )
 
-        def path(rows: Tensor, run_keys: Tensor, restart: int) -> AdamPath:
-            images = x[rows].detach()
-            begin = _to_free(images if start is None or restart else start[rows].detach())
+        def path(rows: Tensor, keys: Tensor, restart: int) -> AdamPath:
+            images = task.x[rows]
+            begin = _to_free(images if task.start is None or restart else task.start[rows])
             if restart:
-                begin = begin + _START_SIZE * (2 * uniform(mix(run_keys, _START), tuple(x.shape[1:]), x.dtype) - 1)
+                begin = begin + _START_SIZE * (2 * uniform(derive(keys, OfSearch.START), shape, images.dtype) - 1)
             filters = [
-                _first_logits(kernel, images)[None, :, :, None, None]
-                .expand(len(rows), -1, -1, *x.shape[2:])
-                .contiguous()
+                _first_logits(kernel, images)[None, :, :, None, None].expand(len(rows), -1, -1, *shape[1:]).contiguous()
                 for kernel in self.kernels
             ]
             return AdamPath(
@@ -176,7 +152,7 @@ class LowFrequency(Attack):
                 clip=1.0,
             )
 
-        return attack_along(self, model, x, y, keys, progress, targets, path)
+        return attack_along(task, self, path)
 
     def _apply(self, parameters: Parameters, x: Tensor) -> Tensor:
         *filters, free = parameters

@@ -6,17 +6,16 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attacks.attack import Attack
-from attacks.gradient.pgd import Progress
-from attacks.inputs import check_integers_from_zero, check_positive_integers, check_start
-from attacks.losses import LOSSES
-from attacks.perceptual.feature_distance import FeatureDistance
-from attacks.randomness import mix, uniform
-from attacks.restarts import attack_along
+from attacks.inputs import check_positive, check_positive_integers
+from attacks.paths import attack_along
+from attacks.perceptual.feature_distance import FeatureDistance, check_feature_distance
+from attacks.randomness import OfSearch, derive, uniform
+from attacks.task import Task
 
-_START, _START_SIZE = 0, 0.01  # the paper's standard deviation
+_START_SIZE = 0.01  # the paper's standard deviation
 _DAMPING = 1e-4
 
 
@@ -58,40 +57,24 @@ class PerceptualPGD(Attack):
     batch_size: int = 256
 
     def __post_init__(self) -> None:
-        if not isinstance(self.threat, FeatureDistance):
-            raise ValueError(f"threat must be a FeatureDistance, got {type(self.threat).__name__}")
-        check_positive_integers(self, "iterations", "eot", "cg_iterations", "restarts", "batch_size")
-        if self.step_size is not None and not 0 < self.step_size < math.inf:
-            raise ValueError(f"step_size must be a positive number, got {self.step_size}")
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss={self.loss!r} is not one of {', '.join(LOSSES)}")
-        check_integers_from_zero(self, "stop_draws")
+        super().__post_init__()
+        check_feature_distance(self)
+        check_positive_integers(self, "cg_iterations")
+        check_positive(self, "step_size")
 
-    def __call__(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        keys: Tensor | None = None,
-        progress: Progress | None = None,
-        *,
-        targets: Tensor | None = None,
-        start: Tensor | None = None,
-    ) -> Tensor:
-        """Adversarial images; arguments and errors as for `PGD`."""
-        with torch.no_grad():
-            check_start(start, x, self.threat.distance, self.threat.epsilon)
+    def run(self, task: Task) -> Tensor:
+        """As of `Attack`."""
         step = 2 * self.threat.radius / self.iterations if self.step_size is None else self.step_size
 
-        def path(rows: Tensor, run_keys: Tensor, restart: int) -> _Steps:
-            images = x[rows].detach()
-            begin = images if start is None else start[rows].detach()
+        def path(rows: Tensor, keys: Tensor, restart: int) -> _Steps:
+            images = task.x[rows]
+            begin = images if task.start is None else task.start[rows]
             if restart:
-                noise = 2 * uniform(mix(run_keys, _START), tuple(x.shape[1:]), x.dtype) - 1
+                noise = 2 * uniform(derive(keys, OfSearch.START), tuple(images.shape[1:]), images.dtype) - 1
                 begin = self.threat.project(images + math.sqrt(3) * _START_SIZE * noise, images)
             return _Steps(self.threat, images, begin, step, self.cg_iterations)
 
-        return attack_along(self, model, x, y, keys, progress, targets, path)
+        return attack_along(task, self, path)
 
 
 class _Steps:

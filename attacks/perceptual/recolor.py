@@ -2,23 +2,20 @@
 expected loss of a random model.
 """
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from attacks.adam import Parameters
 from attacks.attack import Attack
-from attacks.gradient.pgd import Progress
-from attacks.inputs import check_inputs, check_integers_from_zero, check_positive_integers
-from attacks.losses import LOSSES
-from attacks.perceptual.parameters import AdamPath, Parameters
-from attacks.randomness import mix, uniform
-from attacks.restarts import attack_along, largest_factor
+from attacks.inputs import check_positive
+from attacks.perceptual.bisection import largest_factor
+from attacks.perceptual.bounded import check_bounded, transform
+from attacks.task import Task
 
-_START = 0
 # linear sRGB to CIE XYZ, white point D65 (IEC 61966-2-1)
 _TO_XYZ = ((0.4124, 0.3576, 0.1805), (0.2126, 0.7152, 0.0722), (0.0193, 0.1192, 0.9505))
 _WHITE = (0.1978, 0.4683)  # u', v' of D65
@@ -73,8 +70,7 @@ class ColorChange:
     epsilon: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.epsilon < math.inf:
-            raise ValueError(f"epsilon must be a positive number, got {self.epsilon}")
+        check_positive(self, "epsilon")
 
     def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """(n,): the largest change of a pixel in L*, u* or v*."""
@@ -121,67 +117,43 @@ class ReColorAdv(Attack):
     batch_size: int = 256
 
     def __post_init__(self) -> None:
-        if not 0 < self.bound < math.inf:
-            raise ValueError(f"bound must be a positive number, got {self.bound}")
-        check_positive_integers(self, "iterations", "eot", "restarts", "batch_size")
-        if not 0 < self.step_size < math.inf:
-            raise ValueError(f"step_size must be a positive number, got {self.step_size}")
-        if self.smoothness is not None and not 0 <= self.smoothness < math.inf:
-            raise ValueError(f"smoothness must be a number from 0, got {self.smoothness}")
+        super().__post_init__()
+        check_bounded(self)
         if len(self.resolution) != 3 or not all(isinstance(points, int) and points >= 2 for points in self.resolution):
             raise ValueError(f"resolution must be three integers from 2, got {self.resolution!r}")
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss={self.loss!r} is not one of {', '.join(LOSSES)}")
-        check_integers_from_zero(self, "stop_draws")
 
     @property
     def threat(self) -> ColorChange:
         """What comes back is allowed by this."""
         return ColorChange(self.bound)
 
-    def __call__(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        keys: Tensor | None = None,
-        progress: Progress | None = None,
-        *,
-        targets: Tensor | None = None,
-    ) -> Tensor:
-        """Adversarial images; arguments and errors as for `PGD`, but for `start`: an image does not tell the function
-        that made it.
+    def run(self, task: Task) -> Tensor:
+        """As of `Attack`, but for `start`: an image does not tell the function that made it.
 
         Raises:
             ValueError: images that are not RGB.
         """
-        check_inputs(x, y, keys)
-        if x.shape[1] != 3:
+        channels = task.x.shape[1]
+        if channels != 3:
             raise ValueError(
-                f"ReColorAdv changes the colours of RGB images, x has {x.shape[1]}"
-                f" channel{'s' if x.shape[1] != 1 else ''}: use StAdv or a norm"
+                f"ReColorAdv changes the colours of RGB images, x has {channels} channel{'s' if channels != 1 else ''}:"
+                " use StAdv or a norm"
             )
         weight = 0.0036 / self.bound if self.smoothness is None else self.smoothness
 
-        def path(rows: Tensor, run_keys: Tensor, restart: int) -> AdamPath:
-            shift = (2 * uniform(mix(run_keys, _START), (3, 1, 1, 1), x.dtype) - 1) * (self.bound if restart else 0)
-            return AdamPath(
-                x[rows].detach(),
-                [shift.expand(-1, -1, *self.resolution[::-1])],
-                [self.step_size],
-                apply=lambda parameters, of: recolor(of, parameters[0]),
-                examine=examine,
-                constrain=lambda parameters, of: [parameters[0].clamp(-self.bound, self.bound)],
-                finish=self._finish,
-            )
-
         def examine(parameters: Parameters, of: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-            return (
-                weight * _roughness(parameters[0]),
-                self.threat.distance(images.detach().clamp(0, 1), of) <= self.bound,
-            )
+            allowed = self.threat.distance(images.detach().clamp(0, 1), of) <= self.bound
+            return weight * _roughness(parameters[0]), allowed
 
-        return attack_along(self, model, x, y, keys, progress, targets, path)
+        return transform(
+            task,
+            self,
+            shape=(3, *self.resolution[::-1]),
+            shift=(3, 1, 1, 1),
+            apply=lambda parameters, of: recolor(of, parameters[0]),
+            examine=examine,
+            finish=self._finish,
+        )
 
     def _finish(self, parameters: Parameters, x: Tensor) -> Tensor:
         def images(factors: Tensor) -> Tensor:

@@ -7,18 +7,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from attacks.adam import Parameters
 from attacks.attack import Attack
-from attacks.gradient.pgd import Progress
-from attacks.inputs import check_integers_from_zero, check_positive_integers
-from attacks.losses import LOSSES
-from attacks.perceptual.parameters import AdamPath, Parameters
-from attacks.randomness import mix, uniform
-from attacks.restarts import attack_along
+from attacks.inputs import check_positive
+from attacks.perceptual.bounded import check_bounded, transform
+from attacks.task import Task
 
-_START = 0
 _REACH = 2  # how many times epsilon a flow is searched for
 
 
@@ -63,8 +60,7 @@ class Flow:
     epsilon: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.epsilon < math.inf:
-            raise ValueError(f"epsilon must be a positive number, got {self.epsilon}")
+        check_positive(self, "epsilon")
 
     @torch.no_grad()
     def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
@@ -150,49 +146,26 @@ class StAdv(Attack):
     batch_size: int = 256
 
     def __post_init__(self) -> None:
-        if not 0 < self.bound < math.inf:
-            raise ValueError(f"bound must be a positive number, got {self.bound}")
-        check_positive_integers(self, "iterations", "eot", "restarts", "batch_size")
-        if not 0 < self.step_size < math.inf:
-            raise ValueError(f"step_size must be a positive number, got {self.step_size}")
-        if self.smoothness is not None and not 0 <= self.smoothness < math.inf:
-            raise ValueError(f"smoothness must be a number from 0, got {self.smoothness}")
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss={self.loss!r} is not one of {', '.join(LOSSES)}")
-        check_integers_from_zero(self, "stop_draws")
+        super().__post_init__()
+        check_bounded(self)
 
     @property
     def threat(self) -> Flow:
         """What comes back is allowed by this."""
         return Flow(self.bound)
 
-    def __call__(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        keys: Tensor | None = None,
-        progress: Progress | None = None,
-        *,
-        targets: Tensor | None = None,
-    ) -> Tensor:
-        """Adversarial images; arguments and errors as for `PGD`, but for `start`: an image does not tell the flow that
-        made it.
-        """
+    def run(self, task: Task) -> Tensor:
+        """As of `Attack`, but for `start`: an image does not tell the flow that made it."""
         weight = 0.0025 / self.bound if self.smoothness is None else self.smoothness
-
-        def path(rows: Tensor, run_keys: Tensor, restart: int) -> AdamPath:
-            shift = (2 * uniform(mix(run_keys, _START), (1, 1, 2), x.dtype) - 1) * (self.bound if restart else 0)
-            return AdamPath(
-                x[rows].detach(),
-                [shift.expand(-1, *x.shape[2:], -1)],
-                [self.step_size],
-                apply=lambda parameters, of: warp(of, parameters[0]),
-                examine=examine,
-                constrain=lambda parameters, of: [parameters[0].clamp(-self.bound, self.bound)],
-            )
 
         def examine(parameters: Parameters, of: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
             return weight * roughness(parameters[0]), torch.ones(len(of), dtype=torch.bool, device=of.device)
 
-        return attack_along(self, model, x, y, keys, progress, targets, path)
+        return transform(
+            task,
+            self,
+            shape=(*task.x.shape[2:], 2),
+            shift=(1, 1, 2),
+            apply=lambda parameters, of: warp(of, parameters[0]),
+            examine=examine,
+        )

@@ -7,19 +7,17 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from attacks.adam import AdamPath
 from attacks.attack import Attack
-from attacks.expectation import Expectation
-from attacks.gradient.pgd import Progress
-from attacks.inputs import check_integers_from_zero, check_positive_integers, check_start
+from attacks.expectation import Expectation, by_draw
+from attacks.inputs import check_choice, check_kind, check_positive
 from attacks.losses import LOSSES
-from attacks.perceptual.parameters import AdamPath
-from attacks.randomness import mix, uniform
-from attacks.restarts import Gradient, attack_along
-from attacks.threats import L2, Linf, Threat
-
-_START, _DIRECTION, _DRAW = range(3)  # what an attack's randomness is for
+from attacks.paths import Gradient, attack_along
+from attacks.randomness import OfSearch, OfSPSAStep, derive, uniform
+from attacks.task import Task
+from attacks.threats import L2, Linf, Threat, random_point
 
 
 @dataclass(frozen=True)
@@ -70,55 +68,36 @@ class SPSA(Attack):
     batch_size: int = 256
 
     def __post_init__(self) -> None:
-        if not isinstance(self.threat, Linf | L2):
-            raise ValueError(f"threat must be Linf or L2, got {type(self.threat).__name__}")
-        check_positive_integers(self, "iterations", "samples", "eot", "restarts", "batch_size")
-        if self.estimator not in ("spsa", "nes"):
-            raise ValueError(f"estimator={self.estimator!r} is not one of spsa, nes")
-        for name in ("delta", "step_size"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name} must be a positive number, got {value}")
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss={self.loss!r} is not one of {', '.join(LOSSES)}")
-        check_integers_from_zero(self, "stop_draws")
+        super().__post_init__()
+        check_kind(self, "threat", Linf, L2)
+        check_choice(self, "estimator", ("spsa", "nes"))
+        check_positive(self, "delta", "step_size")
 
     @torch.no_grad()
-    def __call__(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        keys: Tensor | None = None,
-        progress: Progress | None = None,
-        *,
-        targets: Tensor | None = None,
-        start: Tensor | None = None,
-    ) -> Tensor:
-        """Adversarial images; arguments and errors as for `PGD`."""
-        check_start(start, x, self.threat.distance, self.threat.epsilon)
+    def run(self, task: Task) -> Tensor:
+        """As of `Attack`; `start` is where the first restart begins."""
 
-        def path(rows: Tensor, run_keys: Tensor, restart: int) -> AdamPath:
-            images = x[rows]
-            rate = 4 * self.threat.epsilon / self.iterations if self.step_size is None else self.step_size
-            if self.step_size is None and isinstance(self.threat, L2):
-                rate /= math.sqrt(images[0].numel())
-            begin = images if start is None else start[rows]
+        def path(rows: Tensor, keys: Tensor, restart: int) -> AdamPath:
+            images = task.x[rows]
+            begin = images if task.start is None else task.start[rows]
             if restart:
-                begin = self.threat.project(
-                    images + self.threat.random_start(uniform(mix(run_keys, _START), tuple(x.shape[1:]), x.dtype)),
-                    images,
-                )
+                begin = random_point(self.threat, images, derive(keys, OfSearch.START))
             return AdamPath(
                 images,
                 [begin],
-                [rate],
+                [self._rate(images[0].numel())],
                 apply=lambda parameters, of: parameters[0],
                 constrain=lambda parameters, of: [self.threat.project(parameters[0], of)],
                 shared_scale=isinstance(self.threat, L2),
             )
 
-        return attack_along(self, model, x, y, keys, progress, targets, path, self._estimate)
+        return attack_along(task, self, path, self._estimate)
+
+    def _rate(self, pixels: int) -> float:
+        if self.step_size is not None:
+            return self.step_size
+        rate = 4 * self.threat.epsilon / self.iterations
+        return rate / math.sqrt(pixels) if isinstance(self.threat, L2) else rate
 
     def _estimate(self, expectation: Expectation) -> Gradient:
         delta = {"spsa": 0.01, "nes": 0.001}[self.estimator] if self.delta is None else self.delta
@@ -129,18 +108,16 @@ class SPSA(Attack):
             for first in range(0, self.samples, together):
                 count = min(together, self.samples - first)
                 indices = torch.arange(first, first + count, device=x.device).repeat_interleave(len(x))
-                repeated, draws = keys.repeat(count), mix(keys.repeat(count), _DRAW, indices)
-                v = self._directions(mix(repeated, _DIRECTION, indices), tuple(x.shape[1:]), x.dtype)
+                repeated, draws = keys.repeat(count), derive(keys.repeat(count), OfSPSAStep.DRAW, indices)
+                v = self._directions(derive(repeated, OfSPSAStep.DIRECTION, indices), tuple(x.shape[1:]), x.dtype)
                 points = x.repeat(count, 1, 1, 1)
                 both = torch.cat([(points + delta * v).clamp(0, 1), (points - delta * v).clamp(0, 1)])
                 up, down = expectation.loss(both, draws.repeat(2), LOSSES[self.loss], rows.repeat(2 * count)).chunk(2)
-                estimate += (((up - down) / (2 * delta))[:, None, None, None] * v).unflatten(0, (count, len(x))).sum(0)
-                mean += ((up + down) / 2).unflatten(0, (count, len(x))).sum(0)
-            success = (
-                expectation.success(x, mix(keys, _DRAW, self.samples), rows)
-                if self.stop_draws
-                else torch.zeros_like(mean)
-            )
+                estimate += by_draw(((up - down) / (2 * delta))[:, None, None, None] * v, count).sum(0)
+                mean += by_draw((up + down) / 2, count).sum(0)
+            success = torch.zeros_like(mean)
+            if self.stop_draws:
+                success = expectation.success(x, derive(keys, OfSPSAStep.DRAW, self.samples), rows)
             return estimate / self.samples, mean / self.samples, success
 
         return gradient

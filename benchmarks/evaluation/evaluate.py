@@ -19,6 +19,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from attacks.attack import gives_verdict
 from attacks.cost import Cost, count_cost
 from attacks.expectation import takes_keys
 from attacks.inputs import check_inputs
@@ -308,7 +309,7 @@ def _attacked(
     if attack is None:
         return _Attacked(batch.images)
     keys = batch.keys(draw)
-    if hasattr(attack, "with_verdict"):
+    if gives_verdict(attack):
         images, right = attack.with_verdict(model, batch.images, batch.labels, keys=keys, progress=progress)
         return _Attacked(images, right[:, None])
     if batch.target is None:

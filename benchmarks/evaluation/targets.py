@@ -6,14 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from attacks.expectation import call
-from attacks.randomness import mix, uniform
+from attacks.randomness import OfCaller, derive, uniform
 
 Target = Literal["least_likely", "random"] | int
 """The class of the smallest logit, any other class by chance, or one class."""
 
 _NAMES = get_args(get_args(Target)[0])
 _DRAWS = 8
-_PURPOSE = 0x54  # keeps the draws made here apart from the attack's own
 
 
 @torch.no_grad()
@@ -35,12 +34,12 @@ def choose_targets(target: Target, model: nn.Module, x: Tensor, y: Tensor, keys:
     if not is_target(target):
         raise ValueError(f"target must be {', '.join(_NAMES)} or a class from 0, got {target!r}")
     draws = _DRAWS if target == "least_likely" else 1  # else only the number of classes is asked
-    logits = torch.stack([call(model, x, mix(keys, _PURPOSE, draw)) for draw in range(draws)]).mean(0)
+    logits = torch.stack([call(model, x, derive(keys, OfCaller.TARGET, draw)) for draw in range(draws)]).mean(0)
     classes = logits.shape[1]
     if target == "least_likely":
         return logits.nan_to_num(nan=torch.inf).scatter(1, y[:, None], torch.inf).argmin(1)
     if target == "random":
-        steps = 1 + (uniform(mix(keys, _PURPOSE), (1,), torch.float64)[:, 0] * (classes - 1)).long()
+        steps = 1 + (uniform(derive(keys, OfCaller.TARGET), (1,), torch.float64)[:, 0] * (classes - 1)).long()
         return (y + steps) % classes
     if int(target) >= classes:
         raise ValueError(f"target={target}: the model has the classes 0 .. {classes - 1}")

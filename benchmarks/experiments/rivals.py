@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 import attacks
-from attacks.ensembles.autoattack import FreshDraws
+from attacks.ensembles.autoattack import FreshDraws, seed_of, seeded
 from attacks.ensembles.eot_autoattack import EOTAutoAttack
 from attacks.gradient.apgd import APGD
-from attacks.randomness import default_keys, mix
+from attacks.randomness import default_keys
 from attacks.threats import Linf, Threat
 from benchmarks.config.attack_kinds import NormConfig
 from benchmarks.config.bench import BenchConfig
@@ -34,7 +34,6 @@ from benchmarks.runs.progress import progress_bar
 SCHEMA = 1
 STEPS, ENSEMBLE = "gradient steps", "ensembles"
 PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")
-_SEED_LIMIT = 2**31
 
 
 @dataclass(frozen=True)
@@ -212,10 +211,8 @@ class _Foreign:
         progress: Callable[[int, int], None] | None = None,
     ) -> Tensor:
         """Adversarial images (b, c, h, w), allowed by the threat; repeatable for the same batch and keys."""
-        seed = int(mix((default_keys(len(x), x.device) if keys is None else keys).sum())) % _SEED_LIMIT
-        # these packages draw from torch's global generator
-        with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
-            torch.manual_seed(seed)
+        seed = seed_of(default_keys(len(x), x.device) if keys is None else keys)
+        with seeded(seed, x.device):  # these packages draw from torch's global generator
             x_adv = self.attack(FreshDraws(model, seed).eval(), x, y)
         return self.threat.project(x_adv.detach(), x)
 

@@ -1,8 +1,24 @@
+import sys
+
 import numpy as np
+import pytest
 import torch
+from attack_models import Purified, small_attacks
 from scipy import stats
 
-from attacks.randomness import default_keys, mix, uniform
+import attacks
+from attacks import randomness
+from attacks.randomness import (
+    OfAPGD,
+    OfCaller,
+    OfFAB,
+    Purpose,
+    default_keys,
+    derive,
+    mix,
+    run_keys,
+    uniform,
+)
 
 
 def splitmix64(z):
@@ -42,3 +58,78 @@ def test_uniforms():
     assert abs(np.corrcoef(u[:-1].ravel(), u[1:].ravel())[0, 1]) < 5 / np.sqrt(u[1:].size)
     whole, part = uniform(torch.arange(5), (2, 3), torch.float64), uniform(torch.tensor([3]), (2, 3), torch.float64)
     assert torch.equal(whole[3], part[0])
+
+
+@pytest.mark.parametrize("space", Purpose.__subclasses__(), ids=lambda space: space.__name__)
+def test_purposes_of_a_space_differ(space):
+    assert len(space) == len(space.__members__) == len({int(purpose) for purpose in space})
+
+
+@pytest.mark.parametrize("beside", [None, OfAPGD, OfFAB])
+def test_runs_do_not_meet_the_purposes_beside_them(beside):
+    """Nor a random target's, which the caller of an attack draws from the same keys."""
+    keys = torch.tensor([5])
+    runs = [run_keys(keys, number, beside) for number in range(2000)]
+    others = [derive(keys, purpose) for purpose in (*OfCaller, *(beside or ()))]
+    assert len(torch.cat(runs + others).unique()) == len(runs) + len(others)
+
+
+def test_runs_keep_their_numbers_where_nothing_meets():
+    """Recorded results depend on them."""
+    keys = torch.tensor([5])
+    changed = {
+        beside: [n for n in range(200) if not torch.equal(run_keys(keys, n, beside), mix(keys, n))]
+        for beside in (None, OfAPGD, OfFAB)
+    }
+    assert changed == {None: [0x54], OfAPGD: [5, 0x54], OfFAB: [3, 5, 6, 7, 0x54]}
+
+
+def many_runs():
+    """Attacks whose runs come past all numbers of purposes."""
+    linf = attacks.Linf(0.03)
+    return [
+        attacks.PGD(linf, steps=1, eot=2, restarts=90),
+        attacks.APGD(linf, iterations=2, eot=5, target_classes=9),
+        attacks.APGD(linf, iterations=2, restarts=90),
+        attacks.FAB(linf, iterations=1, eot=8, target_classes=9, restarts=2, stop_draws=1),
+        attacks.SPSA(linf, iterations=1, samples=2, restarts=90, stop_draws=1),
+        attacks.Square(linf, queries=40, restarts=90, stop_draws=1),
+        attacks.DiffHammer(linf, iterations=1, eot=2, restarts=20),
+        attacks.EOTAutoAttack(linf, iterations=3, eot=2, queries=40, stop_draws=2),
+        attacks.Strongest(linf, 2000, eot=4),
+    ]
+
+
+ATTACKS = [*small_attacks().values(), *many_runs()]
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: type(attack).__name__)
+def test_no_two_uses_share_keys(attack, monkeypatch):
+    """Every key that an attack derives for an image, and the caller's for a random target beside them, is derived for
+    one thing only.
+    """
+    found: dict[int, set[tuple]] = {}
+
+    def watched(keys, *indices):
+        out = mix(keys, *indices)
+        caller = sys._getframe(1)
+        what = (caller.f_code.co_name, *(type(index).__name__ for index in indices if isinstance(index, Purpose)))
+        numbers = [np.broadcast_to(np.asarray(index), len(keys)) for index in indices]
+        for key, *of_key in zip(out.tolist(), *numbers, strict=True):
+            found.setdefault(key, set()).add((*what, *map(int, of_key)))
+        return out
+
+    class Long(Purified):
+        """Every image is hard to break: no run is left out."""
+
+        def forward(self, x, keys):
+            return super().forward(x, keys) + 100 * torch.nn.functional.one_hot(labels, 12)
+
+    x = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    labels = Purified().classifier(x).argmax(1)
+    model, keys = Long(), torch.tensor([11])
+    monkeypatch.setattr(randomness, "mix", watched)
+    derive(keys, OfCaller.TARGET)
+    attack(model, x, labels, keys)
+    shared = {key: uses for key, uses in found.items() if len(uses) > 1}
+    assert found and not shared

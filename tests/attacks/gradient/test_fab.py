@@ -1,6 +1,6 @@
 import pytest
 import torch
-from attack_models import BehindNoise, Linear, LinearMany, box_images, classifier, images, nearest
+from attack_models import BehindNoise, Linear, LinearMany, away, box_images, classifier, images, nearest
 from torch import nn
 
 from attacks import L2, Linf, count_cost
@@ -12,11 +12,6 @@ from attacks.losses import margin
 X = images()
 Y = Linear()(X).argmax(1)
 THREATS = {"Linf": Linf, "L2": L2}
-
-
-def away(y):
-    """(b, 3, 6, 6): the gradient of `Linear`'s margin."""
-    return torch.where((y == 1)[:, None, None, None], -1.0, 1.0) * Linear().w
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
@@ -239,31 +234,3 @@ def test_no_weaker_than_the_official_code_on_a_noisy_classifier():
     judge, keys = Expectation(model, y, 16, 512), torch.arange(12) + 10**9
     difference = judge.success(ours, keys) - judge.success(theirs, keys)
     assert difference.mean() > -1.96 * difference.std() / 12**0.5
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"iterations": 0}, "iterations must be a positive integer, got 0"),
-        ({"restarts": 0}, "restarts must be a positive integer, got 0"),
-        ({"target_classes": -1}, "target_classes must be an integer from 0, got -1"),
-        ({"stop_draws": -1}, "stop_draws must be an integer from 0, got -1"),
-    ],
-)
-def test_bad_settings(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        FAB(Linf(0.1), **arguments)
-
-
-@pytest.mark.parametrize(
-    ("x", "y", "more", "message"),
-    [
-        (X + 1, Y, {}, r"x must lie in \[0, 1\]"),
-        (X, Y + 5, {}, "the model has 2 classes, labels and targets go up to 6"),
-        (X, Y, {"targets": Y}, "targets must differ from the labels y, 6 of 6 are equal"),
-        (X, Y, {"start": X.clamp(max=0.5)}, "start must lie within epsilon=0.01 of x"),
-    ],
-)
-def test_bad_inputs(x, y, more, message):
-    with pytest.raises(ValueError, match=message):
-        FAB(Linf(0.01), iterations=2)(Linear(), x, y, **more)

@@ -205,7 +205,7 @@ def test_bad_features(features, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"threat": 0.5}, "threat must be a FeatureDistance, got float"),
+        ({"threat": 0.5}, r"threat must be a FeatureDistance, for instance lpips_distance\(0.05\), got float"),
         ({"cg_iterations": 0}, "cg_iterations must be a positive integer, got 0"),
         ({"step_size": 0.0}, "step_size must be a positive number, got 0.0"),
         ({"stop_draws": 1.5}, "stop_draws must be an integer from 0, got 1.5"),

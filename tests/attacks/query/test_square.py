@@ -8,7 +8,8 @@ from torch import nn
 import benchmarks
 from attacks import L2, Linf, count_cost
 from attacks.losses import margin
-from attacks.query.square import Square, _bump
+from attacks.query.square import Square
+from attacks.query.squares import _bump
 from benchmarks import datasets
 
 X = images()

@@ -12,8 +12,8 @@ Parameters = Sequence[Tensor]
 
 
 class AdamPath:
-    """A `Path` whose images are `apply(parameters, x)`; moments, steps and clipping of an image depend on that image
-    alone.
+    """A `Path` (see `attacks.paths`) whose images are `apply(parameters, x)`; moments, steps and clipping of an image
+    depend on that image alone.
 
     Where `apply` leaves [0, 1] the images are clipped, and the gradient is taken as if they were not: a clip that stops
     gradients would freeze those pixels.
@@ -71,7 +71,7 @@ class AdamPath:
             gradients = torch.autograd.grad(objective, parameters)
         del self._graph
         self._steps += 1
-        moved = []
+        moved: list[Tensor] = []
         for parameter, gradient, first, second, rate in zip(
             parameters, gradients, self._first, self._second, self._rates, strict=True
         ):
@@ -89,9 +89,8 @@ class AdamPath:
                 (second[active] / (1 - _SECOND**self._steps)).sqrt(),
             )
             moved.append(parameter.detach() + rate * mean / (scale + _FLOOR))
-        if self._constrain is not None:
-            moved = self._constrain(moved, self._x[active])
-        for parameter, of_active in zip(self._parameters, moved, strict=True):
+        allowed = moved if self._constrain is None else self._constrain(moved, self._x[active])
+        for parameter, of_active in zip(self._parameters, allowed, strict=True):
             parameter[active] = of_active
 
     @torch.no_grad()
