@@ -23,7 +23,9 @@ def in_folder(folder: Path, result: object = None) -> dict[str, Any]:
 
 def plain(value: object) -> Any:
     """The value as dictionaries, lists, texts, finite numbers, and None."""
-    if hasattr(value, "model_dump"):
+    if hasattr(value, "as_json"):
+        value = value.as_json()  # as it stands in the run's own files
+    elif hasattr(value, "model_dump"):
         value = value.model_dump(mode="json", by_alias=True)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
