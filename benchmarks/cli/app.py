@@ -17,7 +17,7 @@ from benchmarks.cli.session import EXIT_CODES, Session
 from benchmarks.cli.speed import speed
 from benchmarks.cli.sweep import sweep
 from benchmarks.cli.train import train
-from benchmarks.cli.versions import versions
+from benchmarks.cli.versions import print_versions
 
 # Imports of what computes stand inside the commands: bad arguments and `--help` are answered at once.
 
@@ -35,11 +35,7 @@ def about(
 ) -> None:
     """Put a diffusion model in front of an image classifier and measure honestly how robust the pair is."""
     if version:
-        found = versions(session.verbose)
-        with session.output():
-            for name, number in found.items():
-                session.print(f"{name} {number}")
-        session.close(found)
+        session.finish(print_versions)
         raise typer.Exit
     if context.invoked_subcommand is None:
         context.fail("Missing command.")

@@ -132,6 +132,18 @@ class Session:
                 stack.enter_context(redirect_stdout(sys.stderr))
             yield
 
+    def finish(self, function: Callable[..., Result], **own: Any) -> None:
+        """Runs a command: its output where this session wants it, then the line for --json, then the exit code."""
+        try:
+            with self.output():
+                result = function(self, **own)
+        except KeyboardInterrupt:
+            self.close_with_error(self.stopped())
+            raise typer.Exit(self.stopped()) from None
+        self.close(result)
+        if self.failed:
+            raise typer.Exit(FAILED)
+
     def close(self, result: Result) -> None:
         """The one line on stdout that --json asks for."""
         if self.json:
@@ -148,15 +160,7 @@ def command(function: Callable[..., Result]) -> Callable[..., None]:
     def call(context: typer.Context, quiet: bool, verbose: bool, json: bool, **own: Any) -> None:
         session = context.ensure_object(Session)
         session.take(quiet, verbose, json)
-        try:
-            with session.output():
-                result = function(session, **own)
-        except KeyboardInterrupt:
-            session.close_with_error(session.stopped())
-            raise typer.Exit(session.stopped()) from None
-        session.close(result)
-        if session.failed:
-            raise typer.Exit(FAILED)
+        session.finish(function, **own)
 
     return _with_options(call, function)
 
