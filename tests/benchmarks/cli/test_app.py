@@ -9,6 +9,7 @@ import time
 
 import pytest
 import typer
+from rich.table import Table
 from typer.testing import CliRunner
 
 import purify
@@ -17,7 +18,6 @@ from benchmarks.cli.machine_readable import as_line
 from benchmarks.cli.options import complete_config
 from benchmarks.cli.session import EXIT_CODES, Session
 from benchmarks.config import configs_folder
-from benchmarks.reports import terminal
 
 SMALL = ("--set", "data.images=2", "--set", "draws=1", "--set", "pictures=0", "--device", "cpu")
 TINY = (*SMALL, "--set", "purifier.steps=1", "--set", "attacks=[]")
@@ -158,7 +158,7 @@ def test_verbose_says_more(run, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a[b]", "r[/x]", "a [red]b", "t:smile:"])
-def test_names_are_printed_as_they_are(name, run, tmp_path):
+def test_names_are_printed_as_they_are(name, run, tmp_path, capsys):
     """Brackets and colons are markup to the library that draws the tables."""
     out = tmp_path / name
     code, printed, _ = run("bench", *TINY, "--out", out)
@@ -166,10 +166,12 @@ def test_names_are_printed_as_they_are(name, run, tmp_path):
     summary = json.loads((out / "summary.json").read_text())
     summary["results"][0]["model"] = name
     (out / "summary.json").write_text(json.dumps(summary))
-    table = terminal.table(summary)
     code, printed, _ = run("report", out)
     assert code == 0 and f"| {name} |" in printed
+    table = Table(name, title=name)
+    table.add_row(name)
     Session().show(table)
+    assert capsys.readouterr().out.count(name) == 3
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["bench", "--help"], ["bench", "--nope"], []])
