@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 READY := $(VENV)/.ready
 READY_CHECK := $(VENV)/.ready-check
-# of the tests: processes, each with one thread; the tests of a file stay together, as they share what the file sets up
+# of the tests: processes, each with one thread; the tests of a file stay together, as they share what the file sets up,
+# and in the order of the files: the long ones are in the middle, so that no process is left alone with one at the end
 JOBS ?= auto
 LONGEST := 350
 
@@ -13,7 +14,7 @@ bench: $(READY)
 	$(VENV)/bin/purify bench
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest -n $(JOBS) --maxprocesses 8 --dist loadfile
+	$(VENV)/bin/python -m pytest -n $(JOBS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 check: $(READY_CHECK) lengths
 	$(VENV)/bin/ruff check .
