@@ -211,7 +211,13 @@ def test_the_shell_completes_configurations(tmp_path, monkeypatch):
 def test_a_stopped_run_says_how_to_go_on(number, code, tmp_path):
     command = [sys.executable, "-m", "purify", "bench", *TINY, "--set", "data.images=1000", "--set", "draws=1000"]
     command += ["--set", "batch_size=8", "--out", str(tmp_path / "out"), "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
     while not (tmp_path / "out" / "config.yaml").exists() and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(number)
