@@ -42,7 +42,9 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 def _with_official_arguments(base: type) -> type:
     """pyautoattack's class with the argument names of the authors' repository."""
 
-    class AutoAttack(base):  # type: ignore[misc,valid-type]
+    class AutoAttack(base):  # type: ignore[misc]
+        attacks_to_run: list[str]
+
         def __init__(
             self,
             model: Any,
@@ -82,7 +84,8 @@ def _with_official_arguments(base: type) -> type:
             self, x_orig: Any, y_orig: Any, bs: int = 250, return_labels: bool = False
         ) -> Any:
             # The base class calls run_standard_evaluation by its own argument names, so this does not go through it.
-            attacks, results = self.attacks_to_run, {}
+            attacks = self.attacks_to_run
+            results: dict[str, Any] = {}
             try:
                 for attack in attacks:
                     self.attacks_to_run = [attack]

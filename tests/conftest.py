@@ -1,4 +1,9 @@
-"""Shared fixtures: small models whose behaviour is known."""
+"""Shared fixtures: small models whose behaviour is known. One thread for each process of the tests, and for every
+process that a test starts; these find the tree that the tests are in, whatever is installed.
+"""
+
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,6 +12,12 @@ from purify import ScoreModel
 from purify.networks import build
 from purify.networks.gaussian import GaussianNoise
 from purify.schedules import LinearVP
+
+ROOT = Path(__file__).parents[1]
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
+if (ROOT / "purify").is_dir():
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 @pytest.fixture

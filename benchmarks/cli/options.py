@@ -1,12 +1,12 @@
-"""Options and answers that commands share."""
+"""Options that commands share."""
 
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+import benchmarks
 
 Out = Annotated[
     Path | None, typer.Option("--out", help="Folder for the results, new or empty. Default: runs/KIND-DATE-TIME.")
@@ -22,24 +22,19 @@ Overrides = Annotated[
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or cuda:N. Default: a GPU where there is one.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 
-
-@contextmanager
-def said_how_to_go_on(folder: Path) -> Iterator[None]:
-    """Tells who stops a run how to resume it."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        say(f"stopped; go on with the same command and --out {folder} --resume")
-        raise
+DEFAULT_BENCH = "fashion-mnist/bench"
 
 
-def required_out(out: Path | None) -> Path:
-    """The folder to go on in. Raises ValueError where none is named."""
-    if out is None:
-        raise ValueError("--resume needs --out: the folder of the run to go on with")
-    return out
+def complete_config(incomplete: str) -> Iterator[str]:
+    """For the shell: packaged configurations, then folders and YAML files, that begin like this.
 
-
-def say(text: str) -> None:
-    """A line for the user, beside the results."""
-    print(text, file=sys.stderr, flush=True)
+    As `benchmarks.config.configs_folder` finds them, which imports torch: the shell waits at every press of the key.
+    """
+    package = Path(benchmarks.__file__).parent
+    shipped = package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+    names = (str(path.relative_to(shipped).with_suffix("")) for path in sorted(shipped.rglob("*.yaml")))
+    yield from (name for name in names if name.startswith(incomplete))
+    folder = Path(incomplete).parent if not incomplete.endswith("/") else Path(incomplete)
+    for path in sorted(folder.glob("*")):
+        if str(path).startswith(incomplete) and (path.is_dir() or path.suffix in (".yaml", ".yml")):
+            yield f"{path}/" if path.is_dir() else str(path)

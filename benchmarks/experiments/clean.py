@@ -62,9 +62,9 @@ def clean(
     seed: int,
     device: torch.device,
     say: Callable[[str], None],
-) -> None:
-    """Purifies files one by one into `make_out()`/NAME.png; every file is read and checked before the folder is
-    made.
+) -> list[Path]:
+    """Purifies files one by one into `make_out()`/NAME.png, and returns these; every file is read and checked before
+    the folder is made.
     """
     shape = purifier.score.image_shape
     assert shape is not None
@@ -75,12 +75,14 @@ def clean(
     if repeated:
         raise RunError(f"several images are named {', '.join(repeated)}: their results would overwrite each other")
     out = make_out()
-    for index, (name, image) in enumerate(zip(names, images, strict=True)):
+    written = [out / f"{name}.png" for name in names]
+    for index, image in enumerate(images):
         if image.shape[1:] != shape[1:]:
             say(
                 f"{files[index]}: {image.shape[2]} x {image.shape[1]} pixels, the network was trained on {shape[2]} x"
                 f" {shape[1]}: expect less"
             )
         keys = noise_keys(seed, torch.tensor([index]), 0).to(device)
-        write_image(out / f"{name}.png", purifier(image[None].to(device), keys)[0])
-        say(f"{files[index]} -> {out / f'{name}.png'}")
+        write_image(written[index], purifier(image[None].to(device), keys)[0])
+        say(f"{files[index]} -> {written[index]}")
+    return written

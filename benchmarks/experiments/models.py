@@ -49,6 +49,20 @@ class Wanted(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Known:
+    """A packaged score model or an entry of the registry: its size in bytes where it is known, whether it is here
+    ("packaged", "yes", "no"), and the packaged configurations that use it.
+    """
+
+    name: str
+    kind: str
+    size: int | None
+    here: str
+    licence: str
+    used_by: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What `verify` found of one entry: "ok", "FAIL", or "unchecked" where this package does not load such files."""
 
@@ -57,22 +71,42 @@ class Verdict:
     text: str
 
 
-def overview() -> Table:
+def known() -> list[Known]:
     """The packaged score models and every entry of the registry, and which packaged configurations name them."""
+    packaged = [
+        Known(name, "score", file.stat().st_size, "packaged", _PACKAGED_LICENCE, tuple(used_by(name)))
+        for name, file in packaged_score_models().items()
+    ]
+    entries = [
+        Known(
+            entry.name,
+            entry.kind,
+            entry.size,
+            "yes" if registry.is_here(entry) else "no",
+            entry.licence,
+            tuple(used_by(entry.name)),
+        )
+        for entry in registry.entries().values()
+    ]
+    return packaged + entries
+
+
+def overview(models: Sequence[Known]) -> Table:
+    """A table of `known()`."""
     whole = [Column(name, no_wrap=True) for name in ("name", "kind", "size", "here")]
     table = Table(
         *whole, "licence", "used by", title=f"models in {models_folder()}; configurations that use them, by folder"
     )
-    rows = [
-        (name, "score", _bytes(file.stat().st_size), "packaged", _PACKAGED_LICENCE)
-        for name, file in packaged_score_models().items()
-    ]
-    for entry in registry.entries().values():
-        size = "unknown" if entry.size is None else _bytes(entry.size)
-        rows.append((entry.name, entry.kind, size, "yes" if registry.is_here(entry) else "no", entry.licence))
-    for row in rows:
-        folders = Counter(name.partition("/")[0] for name in used_by(row[0]))
-        table.add_row(*row, ", ".join(f"{count} {folder}" for folder, count in folders.items()))
+    for model in models:
+        folders = Counter(name.partition("/")[0] for name in model.used_by)
+        table.add_row(
+            model.name,
+            model.kind,
+            "unknown" if model.size is None else _bytes(model.size),
+            model.here,
+            model.licence,
+            ", ".join(f"{count} {folder}" for folder, count in folders.items()),
+        )
     return table
 
 
@@ -90,13 +124,16 @@ def used_by(name: str) -> list[str]:
     ]
 
 
-def fetch(names: Sequence[str], say: Callable[[str], None]) -> None:
+def fetch(names: Sequence[str], say: Callable[[str], None]) -> dict[str, list[Path]]:
     """Downloads what is not here yet, and unpacks data archives. All names are looked up before anything is downloaded.
 
     Args:
         names: of the registry, or of a classifier: "robustbench:DATASET/THREAT/NAME", "torchvision:NAME",
             "torchvision:NAME/VERSION", "timm:NAME".
         say: told what was done.
+
+    Returns:
+        For each name where it is now; for weights that are still to be exported, the downloaded files.
 
     Raises:
         ModelsError, RegistryError: an unknown name.
@@ -119,6 +156,12 @@ def fetch(names: Sequence[str], say: Callable[[str], None]) -> None:
             if entry.export
             else f"{name}: {registry.path_of(entry)}"
         )
+    return {
+        name: [registry.path_of(entry)]
+        if entry and registry.is_here(entry)
+        else [wanted.target for wanted in jobs[name]]
+        for name, entry in entries.items()
+    }
 
 
 def verify(names: Sequence[str]) -> list[Verdict]:
@@ -176,10 +219,14 @@ def convert(source: str, out: Path, architecture: str | None, config: str | None
     return [f"{out}: {_bytes(out.stat().st_size)}, {architecture}, weights as {dtype}, read again and compared"]
 
 
-def info(path: Path) -> list[str]:
-    """Lines that say what a file, or the file of a packaged name, holds, without loading its tensors."""
+def look_into(path: Path) -> tuple[Path, FileInfo]:
+    """A file, or the file of a packaged name, and what it holds, without loading its tensors."""
     path = packaged_score_models().get(str(path), path)
-    found = inspect(path)
+    return path, inspect(path)
+
+
+def info_lines(path: Path, found: FileInfo) -> list[str]:
+    """Lines that say what `look_into` found."""
     lines = [f"{path}: {found.format}, {_bytes(found.size)}"]
     if found.imports:
         return [*lines, "not opened: it would import and may call", *(f"  {name}" for name in found.imports)]

@@ -14,15 +14,24 @@ console = Console(stderr=True)
 
 @contextmanager
 def progress_bar(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
-    """Yields `update(done, note)`: a live bar with time left on a terminal, else a line every half minute."""
+    """Yields `update(done, note)`: a live bar with time left on a terminal, else a line every half minute; nothing
+    where `console` is quiet.
+    """
+    if console.quiet:
+        yield _silent
+        return
     if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield _line_progress(title, total)
         return
-    description, note = TextColumn("{task.description}"), TextColumn("{task.fields[note]}")
+    description, note = (TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[note]}"))
     columns = (description, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), note)
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(title, total=total, note="")
         yield lambda done, note="": bar.update(task, completed=done, note=note)
+
+
+def _silent(done: int, note: str = "") -> None:
+    pass
 
 
 def _line_progress(title: str, total: int) -> Callable[[int, str], None]:

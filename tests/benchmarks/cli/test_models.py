@@ -2,39 +2,22 @@
 
 import hashlib
 import io
-import json
 import tarfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import golden
 import pytest
 import torch
-from typer.testing import CliRunner
+from models_command import CONFIG, STATE, run, score
 
-from benchmarks import cli
 from benchmarks.experiments import models
-from purify import CheckpointError, load_score_model
+from purify import CheckpointError
 from purify.zoo import registry
 from purify.zoo.download import DownloadError
 from purify.zoo.registry import Entry, RegistryError, SourceFile
 
-NAME = "ddpm.small"
-CONFIG = json.loads((golden.FOLDER / f"{NAME}.json").read_text())["config"]
-STATE = golden.network(NAME).state_dict()
-
 # the recorded networks are not trained
 pytestmark = pytest.mark.filterwarnings("ignore::purify.zoo.self_check.ScoreModelWarning")
-
-
-def as_file(content, path):
-    torch.save(content, path)
-    return path.read_bytes()
-
-
-@pytest.fixture
-def weights(tmp_path):
-    return as_file(STATE, tmp_path / "made.pt")
 
 
 @pytest.fixture
@@ -73,37 +56,6 @@ def served(monkeypatch):
     yield content
     server.shutdown()
     server.server_close()
-
-
-@pytest.fixture
-def known(monkeypatch, tmp_path):
-    """known(entry...) puts entries into an otherwise empty registry; models and data are kept in tmp_path."""
-    monkeypatch.setenv("PURIFY_MODELS", str(tmp_path / "models"))
-    monkeypatch.setenv("PURIFY_DATA", str(tmp_path / "data"))
-
-    def put(*entries):
-        monkeypatch.setattr(registry, "entries", lambda: {entry.name: entry for entry in entries})
-
-    return put
-
-
-def score(name="small", sources=("https://example.org/a.pt",), config=None, architecture="ddpm", **facts):
-    return Entry(
-        name,
-        "score",
-        (SourceFile("a.pt", sources, **facts),),
-        "https://example.org",
-        "MIT",
-        architecture,
-        config or CONFIG,
-    )
-
-
-def run(*arguments):
-    result = CliRunner().invoke(cli.app, ["models", *map(str, arguments)], env={"COLUMNS": "300"})
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 def test_list_names_everything_and_its_users(monkeypatch, tmp_path):
@@ -274,103 +226,6 @@ def test_fetched_classifiers_are_verified(monkeypatch, tmp_path):
     zoo.write_bytes(b"changed")
     assert "recorded in" in models.verify([name])[0].text and models.verify([name])[0].state == "FAIL"
     assert "not the one that its name begins with" in models.verify(["torchvision:resnet50"])[0].text
-
-
-def checkpoint(path):
-    """Weights, and as their average the recorded ones."""
-    network = golden.network("score_sde.ddpmpp_small").requires_grad_(True)
-    shadows = [parameter.detach().clone() for parameter in network.parameters()]
-    state = {f"module.{name}": tensor + 0.01 for name, tensor in network.state_dict().items()}
-    torch.save({"model": state, "ema": {"decay": 0.9999, "num_updates": 7, "shadow_params": shadows}, "step": 3}, path)
-    return path, dict(network.named_parameters())
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_convert_writes_the_average(tmp_path, dtype):
-    source, average = checkpoint(tmp_path / "checkpoint_8.pth")
-    config = tmp_path / "config.json"
-    config.write_text(json.dumps(json.loads((golden.FOLDER / "score_sde.ddpmpp_small.json").read_text())["config"]))
-    out = tmp_path / "new" / "model.safetensors"
-    arguments = (source, out, "--architecture", "score_sde/ncsnpp", "--config", config, "--dtype", dtype)
-    assert f"score_sde/ncsnpp, weights as {dtype}, read again and compared" in run("convert", *arguments).output
-    found = load_score_model(out)
-    for name, parameter in found.network.named_parameters():
-        assert torch.equal(parameter, average[name].to(getattr(torch, dtype)).float())
-    assert found.schedule == load_score_model(source, "score_sde/ncsnpp", config).schedule
-    before = out.read_bytes()
-    with pytest.raises(models.ModelsError, match="already exists"):
-        run("convert", *arguments)
-    assert out.read_bytes() == before
-    run("convert", out, tmp_path / "again.safetensors", "--dtype", "float16")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "again.safetensors",
-        "checkpoint_8.pth",
-        "config.json",
-        "new",
-    ]
-
-
-def test_convert_by_registry_name_or_like_one(known, weights, tmp_path):
-    known(score())
-    with pytest.raises(models.ModelsError, match="small: nothing at .*: run `purify models fetch small`"):
-        run("convert", "small", tmp_path / "out.safetensors")
-    (tmp_path / "models" / "small").mkdir(parents=True)
-    (tmp_path / "models" / "small" / "a.pt").write_bytes(weights)
-    run("convert", "small", tmp_path / "one.safetensors")
-    run("convert", tmp_path / "made.pt", tmp_path / "two.safetensors", "--config", "small")
-    one, two = (load_score_model(tmp_path / f"{name}.safetensors").network.state_dict() for name in ("one", "two"))
-    assert all(torch.equal(one[name], STATE[name]) and torch.equal(two[name], STATE[name]) for name in STATE)
-    with pytest.raises(
-        models.ModelsError,
-        match=r"--architecture and --config are needed \(names and shapes are those of --config small\)",
-    ):
-        run("convert", tmp_path / "made.pt", tmp_path / "three.safetensors")
-
-
-def test_convert_leaves_nothing_where_it_fails(known, tmp_path):
-    known(score())
-    large = {**STATE, "conv_in.bias": torch.full((32,), 1e6)}
-    as_file(large, tmp_path / "large.pt")
-    for extra, error, message in (
-        (("--dtype", "float16"), CheckpointError, "holds NaN or infinity as torch.float16"),
-        (("--dtype", "float8"), models.ModelsError, "--dtype 'float8' is not one of"),
-        (("--architecture", "ddpm"), models.ModelsError, "go together"),
-    ):
-        config = () if "--architecture" in extra else ("--config", "small")
-        with pytest.raises(error, match=message):
-            run("convert", tmp_path / "large.pt", tmp_path / "out.safetensors", *config, *extra)
-    with pytest.raises(models.ModelsError, match="must end in .safetensors"):
-        run("convert", tmp_path / "large.pt", tmp_path / "out.pt", "--config", "small")
-    with pytest.raises(models.ModelsError, match="neither a readable JSON file nor a name in the registry"):
-        run(
-            "convert",
-            tmp_path / "large.pt",
-            tmp_path / "out.safetensors",
-            "--architecture",
-            "ddpm",
-            "--config",
-            tmp_path / "none.json",
-        )
-    assert [path.name for path in tmp_path.iterdir()] == ["large.pt"]
-
-
-def test_info(known, weights, tmp_path):
-    known(score())
-    lines = run("info", tmp_path / "made.pt").output.splitlines()
-    assert lines[0].endswith("made.pt: PyTorch, 2.8 MB")
-    assert "144 tensors, 702,499 numbers, float32; the first:" in lines
-    assert "  temb.dense.0.weight (128, 32) float32" in lines
-    assert lines[-1] == "names and shapes are those of: small"
-    source, _ = checkpoint(tmp_path / "checkpoint_8.pth")
-    text = run("info", source).output
-    assert "holds a moving average of the weights" in text and "  step: 3" in text and "optimiser" not in text
-    torch.save(golden.network(NAME), tmp_path / "module.pt")
-    text = run("info", tmp_path / "module.pt").output
-    assert (
-        "pickle with code" in text
-        and "not opened: it would import and may call" in text
-        and "  purify.networks.ddpm.DDPM" in text
-    )
 
 
 def test_packaged_names_are_files_too():

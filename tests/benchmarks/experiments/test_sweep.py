@@ -1,6 +1,7 @@
 """`purify sweep`: its points, what they are compared with, and what is kept of an interrupted one."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -8,7 +9,6 @@ import torch
 import yaml
 
 from benchmarks import cli, config
-from benchmarks.cli.app import report
 from benchmarks.config.sections import ConfigError
 from benchmarks.config.sweep import load_sweep
 from benchmarks.evaluation.statistics import paired_difference
@@ -17,7 +17,6 @@ from benchmarks.experiments.bench import Bench
 from benchmarks.experiments.sweep import Outcome, Sweep, pareto_front
 from benchmarks.reports.sweep_figures import _dodged, save_pareto
 from benchmarks.reports.terminal import sweep_table
-from benchmarks.runs.folder import RunError
 
 TINY = {
     "data": {"name": "fashion-mnist-embedded", "images": 4},
@@ -261,13 +260,13 @@ def test_rows_of_other_attacks_are_marked_and_have_a_front_of_their_own(tmp_path
 
 
 def test_report_prints_the_table_again(folder, tmp_path, monkeypatch, capsys):
-    report([folder])
+    assert run(monkeypatch, "report", folder) == 0
     assert capsys.readouterr().out.count("t_star=0.15") == 2
-    report([folder, folder / NAMES[0]])  # a point is a bench run
+    assert run(monkeypatch, "report", folder, folder / NAMES[0]) == 0  # a point is a bench run
     text = capsys.readouterr().out
     assert text.count("t_star=0.15") == 2 and "| t* | steps | model |" in text
-    with pytest.raises(RunError, match="--curve draws over bench runs"):
-        report([folder], curve="steps", out=tmp_path / "curve.png")
+    assert run(monkeypatch, "report", folder, "--curve", "steps", "--out", tmp_path / "curve.png") == 2
+    assert "--curve draws over bench runs" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -279,10 +278,10 @@ def test_report_prints_the_table_again(folder, tmp_path, monkeypatch, capsys):
         ("compare.json", '{"schema": 7}', "compare.json is not of schema 1"),
     ],
 )
-def test_report_says_what_it_cannot_print(name, text, message, tmp_path):
+def test_report_says_what_it_cannot_print(name, text, message, tmp_path, monkeypatch, capsys):
     (tmp_path / name).write_text(text)
-    with pytest.raises(RunError, match=message):
-        report([tmp_path])
+    assert run(monkeypatch, "report", tmp_path) == 2
+    assert re.search(message, capsys.readouterr().err)
 
 
 def test_points_of_different_images_are_not_paired(tmp_path):
