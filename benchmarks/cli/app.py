@@ -182,20 +182,20 @@ def audit(
     folder = runs.make_folder(out, "audit")
     with runs.locked(folder):
         result = experiment.run(folder, say)
-    if result["sweep"]:
-        save_audit_chart(result["sweep"], folder / "audit.png")
+    if result.sweep:
+        save_audit_chart(result.sweep, folder / "audit.png")
     console = Console()
     for table in report.audit_tables(result):
         console.print(table)
-    for verdict in result["verdicts"]:
-        mark = {True: "ok  ", False: "FAIL", None: "    "}[verdict["passed"]]
+    for verdict in result.verdicts:
+        mark = {True: "ok  ", False: "FAIL", None: "    "}[verdict.passed]
         console.print(
-            f"{mark} {verdict['mode']} ({verdict['steps']} steps, {verdict['precision']}): {verdict['text']}",
+            f"{mark} {verdict.mode} ({verdict.steps} steps, {verdict.precision}): {verdict.text}",
             soft_wrap=True,
             highlight=False,
         )
     console.print(f"results and figure: {folder}", soft_wrap=True)
-    if any(verdict["passed"] is False for verdict in result["verdicts"]):
+    if any(verdict.passed is False for verdict in result.verdicts):
         raise typer.Exit(1)
 
 
@@ -221,8 +221,9 @@ def certify(
     from benchmarks import config as configs
     from benchmarks import runs
     from benchmarks.config.certify import CertifyConfig
-    from benchmarks.experiments.certify import Certify, table
+    from benchmarks.experiments.certify import Certify
     from benchmarks.reports.certify_figure import save_certified_curves
+    from benchmarks.reports.terminal import certify_table
 
     settings = configs.load(CertifyConfig, config, overrides)
     if resume:
@@ -236,8 +237,8 @@ def certify(
             summary, certifications = experiment.run(folder, say)
     save_certified_curves(certifications, folder / "certified.png")
     console = Console()
-    console.print(table(summary))
-    console.print(summary["claim"], highlight=False)
+    console.print(certify_table(summary))
+    console.print(summary.claim, highlight=False)
     console.print(f"results and figure: {folder}", soft_wrap=True)
 
 
@@ -326,10 +327,10 @@ def speed(
     table = Table(
         "part", "seconds", "ratio", title=f"{batch} images, {steps} evaluations, {runs.environment(where)['device']}"
     )
-    for group in (result, result["eot"]):
-        for name, seconds in group["seconds"].items():
+    for group in (result, result.eot):
+        for name, seconds in group.seconds.items():
             table.add_row(
-                name, f"{seconds:.3f}", f"{group['ratio'][name]:.2f}", end_section=name == list(group["seconds"])[-1]
+                name, f"{seconds:.3f}", f"{group.ratio[name]:.2f}", end_section=name == list(group.seconds)[-1]
             )
     Console().print(table)
 

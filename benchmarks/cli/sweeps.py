@@ -1,7 +1,7 @@
 """`purify sweep` and `purify compare`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +9,7 @@ from benchmarks.cli.options import Device, Out, Overrides, Resume, required_out,
 
 if TYPE_CHECKING:
     from benchmarks.config.sweep import Plan
+    from benchmarks.runs.schema import Points
 
 
 def sweep(
@@ -53,7 +54,7 @@ def sweep(
     from benchmarks.reports.sweep_figures import save_sweep_curves
 
     folder, result = _run_points(load_sweep(config, overrides, over, zipped), out, device, resume, reference)
-    if any(point["results"] for point in result["points"]):
+    if result.measured:
         save_sweep_curves(result, folder / "sweep.png")
     Console().print(report.sweep_table(result))
     _close_points(folder, result)
@@ -107,7 +108,7 @@ def _run_points(
     resume: bool,
     reference: str = "0",
     equal_evaluations: bool = False,
-) -> tuple[Path, dict[str, Any]]:
+) -> tuple[Path, "Points"]:
     """The folder, and the contents of its KIND.json."""
     from benchmarks import runs
     from benchmarks.experiments import cost_estimate
@@ -125,7 +126,7 @@ def _run_points(
         return folder, experiment.run(folder, say)
 
 
-def _close_points(folder: Path, result: dict[str, Any]) -> None:
+def _close_points(folder: Path, result: "Points") -> None:
     """The figure and the Markdown table that both kinds have, and the last lines; leaves by exit code 1 where a point
     failed.
     """
@@ -134,11 +135,11 @@ def _close_points(folder: Path, result: dict[str, Any]) -> None:
     from benchmarks.reports.sweep_figures import save_pareto
     from benchmarks.runs.folder import write_text
 
-    table = folder / f"{result['kind']}.md"
+    table = folder / f"{result.kind}.md"
     write_text(table, markdown.points_table(result) + "\n")
     say(f"the same as a Markdown table: {table}")
 
-    if any(point["results"] for point in result["points"]):
+    if result.measured:
         save_pareto(result, folder / "pareto.png")
     say(f"results and figures: {folder}")
     failures = report.failure_lines(result)

@@ -14,21 +14,16 @@ from benchmarks import cli
 from benchmarks.config.attack_kinds import PGDConfig
 from benchmarks.config.bench import BenchConfig
 from benchmarks.config.sections import validate
+from benchmarks.evaluation.diagnostics import SIGNIFICANCE, Measured, flags, looked_for
 from benchmarks.evaluation.evaluate import Evaluation
-from benchmarks.experiments import diagnostics
-from benchmarks.experiments.diagnostics import (
-    SIGNIFICANCE,
-    SIGNS,
-    Measured,
-    RandomNoise,
-    flags,
-    looked_for,
-    measured,
-    probes,
-)
+from benchmarks.evaluation.signs import SIGNS
+from benchmarks.experiments import probes as probes_module
+from benchmarks.experiments.probes import RandomNoise, measured, probes
 from benchmarks.reports.terminal import diagnosis_lines
+from benchmarks.runs.schema import Summary
 
 IMAGES, DRAWS = 40, 4
+RUN = {"schema": 1, "seed": 0, "images": IMAGES, "draws": DRAWS, "complete": True, "results": ()}
 
 
 def evaluation(right, warnings=(), shape=(1, 2, 2)):
@@ -174,7 +169,7 @@ def test_what_could_not_be_found_is_not_called_absent():
             "gradients NaN or infinite": images,
             "queries beat gradients": images,
         }
-        lines = diagnosis_lines({"looked_for": seen, "flags": [flag.as_dict() for flag in flags(rows)]})
+        lines = diagnosis_lines(Summary(**RUN, looked_for=seen, flags=tuple(flags(rows))))
         assert ("diagnosis, too few images, 8 are needed: queries beat gradients" in lines) == (images == 7)
         assert lines[0] == "diagnosis, looked for and not found: gradients exactly zero, gradients NaN or infinite"
         assert lines[-1].startswith(
@@ -329,7 +324,7 @@ def diagnose(tmp_path, monkeypatch, classifier):
         "attacks": [{"kind": "pgd", "threat": {"norm": "Linf", "epsilon": 0.1}, "steps": 10, "models": ["undefended"]}],
     }
     (tmp_path / "bench.yaml").write_text(yaml.safe_dump(config))
-    monkeypatch.setattr(diagnostics, "_QUERIES", 120)
+    monkeypatch.setattr(probes_module, "_QUERIES", 120)
     monkeypatch.setattr(
         "sys.argv",
         [
