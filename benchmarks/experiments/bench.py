@@ -4,8 +4,8 @@ A folder holds config.yaml, summary.json, images.jsonl (one line per image and r
 the adversarial images), and figures. Every batch is stored as it is finished, so an interrupted run goes on with what
 it has.
 
-With `diagnose` more rows are measured, on few images, for the signs of a broken evaluation (`benchmarks.evaluation.diagnostics`);
-they do not join the results.
+With `diagnose` more rows are measured, on few images, for the signs of a broken evaluation
+(`benchmarks.evaluation.diagnostics`); they do not join the results.
 """
 
 import json
