@@ -26,7 +26,7 @@ MOVED = {
     "certify": "experiments.certify",
     "clean": "experiments.clean",
     "cost_estimate": "experiments.cost_estimate",
-    "diagnostics": "experiments.diagnostics",
+    "diagnostics": "evaluation.diagnostics",
     "figures": "reports.figures",
     "markdown": "reports.markdown",
     "models": "experiments.models",

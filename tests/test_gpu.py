@@ -75,4 +75,4 @@ def test_audit_of_the_default(tmp_path):
     """As a user calls it: the audit itself sees to full precision."""
     settings = config.load(BenchConfig, "fashion-mnist/bench", ["audit.steps=[10]", "audit.memory_images=8"])
     result = Audit(settings, torch.device("cuda")).run(tmp_path, lambda text: None)
-    assert not [verdict for verdict in result["verdicts"] if verdict["passed"] is False]
+    assert not [verdict for verdict in result.verdicts if verdict.passed is False]

@@ -36,13 +36,13 @@ def audit(
     experiment = Audit(run.load(BenchConfig, config, overrides or []), run.device)
     with run.folder() as folder:
         result = experiment.run(folder, session.say)
-    if result["sweep"]:
-        save_audit_chart(result["sweep"], folder / "audit.png")
+    if result.sweep:
+        save_audit_chart(result.sweep, folder / "audit.png")
     session.show(*report.audit_tables(result))
-    for verdict in result["verdicts"]:
-        say = session.warning if verdict["passed"] is False else session.print
-        mark = {True: "ok  ", False: "FAIL", None: "    "}[verdict["passed"]]
-        say(f"{mark} {verdict['mode']} ({verdict['steps']} steps, {verdict['precision']}): {verdict['text']}")
+    for verdict in result.verdicts:
+        say = session.warning if verdict.passed is False else session.print
+        mark = {True: "ok  ", False: "FAIL", None: "    "}[verdict.passed]
+        say(f"{mark} {verdict.mode} ({verdict.steps} steps, {verdict.precision}): {verdict.text}")
     session.print(f"results and figure: {folder}")
-    session.failed = any(verdict["passed"] is False for verdict in result["verdicts"])
+    session.failed = any(verdict.passed is False for verdict in result.verdicts)
     return in_folder(folder, result)

@@ -31,8 +31,9 @@ def certify(
     """
     from benchmarks import config as configs
     from benchmarks.config.certify import CertifyConfig
-    from benchmarks.experiments.certify import Certify, table
+    from benchmarks.experiments.certify import Certify
     from benchmarks.reports.certify_figure import save_certified_curves
+    from benchmarks.reports.terminal import certify_table
 
     run = Run(session, "certify", out, device, resume)
     settings = run.load(CertifyConfig, config, overrides or [])
@@ -40,6 +41,6 @@ def certify(
     with run.folder(lambda path: configs.dump(settings, path)) as folder:
         summary, certifications = experiment.run(folder, session.say)
     save_certified_curves(certifications, folder / "certified.png")
-    session.show(table(summary), summary["claim"])
+    session.show(certify_table(summary), summary.claim)
     session.print(f"results and figure: {folder}")
     return in_folder(folder, summary)

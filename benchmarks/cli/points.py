@@ -1,16 +1,17 @@
 """What `purify sweep` and `purify compare` share: several bench runs, and what is printed of them."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from benchmarks.cli.run import Run
 from benchmarks.cli.session import Session
 
 if TYPE_CHECKING:
     from benchmarks.config.sweep import Plan
+    from benchmarks.runs.schema import Points
 
 
-def run_points(run: Run, plan: "Plan", reference: str, equal_evaluations: bool = False) -> tuple[Path, dict[str, Any]]:
+def run_points(run: Run, plan: "Plan", reference: str, equal_evaluations: bool = False) -> tuple[Path, "Points"]:
     """The folder, and the contents of its KIND.json."""
     from benchmarks.experiments import cost_estimate
     from benchmarks.experiments.sweep import Sweep
@@ -25,7 +26,7 @@ def run_points(run: Run, plan: "Plan", reference: str, equal_evaluations: bool =
         return folder, experiment.run(folder, run.session.say)
 
 
-def close(session: Session, folder: Path, result: dict[str, Any]) -> None:
+def close(session: Session, folder: Path, result: "Points") -> None:
     """The tables and the figure that both kinds have, and the last lines; the command fails where a point failed."""
     from benchmarks.reports import markdown
     from benchmarks.reports import terminal as report
@@ -33,11 +34,11 @@ def close(session: Session, folder: Path, result: dict[str, Any]) -> None:
     from benchmarks.runs.folder import write_text
 
     session.show(report.sweep_table(result))
-    table = folder / f"{result['kind']}.md"
+    table = folder / f"{result.kind}.md"
     write_text(table, markdown.points_table(result) + "\n")
     session.say(f"the same as a Markdown table: {table}")
 
-    if any(point["results"] for point in result["points"]):
+    if result.measured:
         save_pareto(result, folder / "pareto.png")
     session.say(f"results and figures: {folder}")
     failures = report.failure_lines(result)

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.cli.machine_readable import plain
 from benchmarks.cli.options import Device
 from benchmarks.cli.run import Run
 from benchmarks.cli.session import Result, Session, command
@@ -31,10 +32,10 @@ def speed(
     result = measure(load_score_model(score), batch, steps, rounds, run.device)
     place = runs.environment(run.device)["device"]
     table = Table("part", "seconds", "ratio", title=f"{batch} images, {steps} evaluations, {place}")
-    for group in (result, result["eot"]):
-        for name, seconds in group["seconds"].items():
+    for group in (result, result.eot):
+        for name, seconds in group.seconds.items():
             table.add_row(
-                name, f"{seconds:.3f}", f"{group['ratio'][name]:.2f}", end_section=name == list(group["seconds"])[-1]
+                name, f"{seconds:.3f}", f"{group.ratio[name]:.2f}", end_section=name == list(group.seconds)[-1]
             )
     session.show(table)
-    return {"images": batch, "steps": steps, "device": place, **result}
+    return {"images": batch, "steps": steps, "device": place, **plain(result)}

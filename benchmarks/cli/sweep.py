@@ -54,7 +54,7 @@ def sweep(
 
     plan = load_sweep(config, overrides, over, zipped)
     folder, result = run_points(Run(session, plan.kind, out, device, resume), plan, reference)
-    if any(point["results"] for point in result["points"]):
+    if result.measured:
         save_sweep_curves(result, folder / "sweep.png")
     close(session, folder, result)
     return in_folder(folder, result)

@@ -24,13 +24,14 @@ from scipy import special, stats
 from torch import Tensor
 
 from attacks.inputs import check_inputs
-from benchmarks.evaluation.evaluate import check_inference_mode, count_network_evaluations
+from benchmarks.evaluation.checks import check_inference_mode, count_network_evaluations
 from benchmarks.evaluation.precision import full_precision
 from benchmarks.evaluation.statistics import Estimate, bootstrap_mean, wilson
 from purify.defences.smoothed import Smoothed
+from purify.defences.votes import NO_CLASS
 from purify.noise import noise_keys
 
-ABSTAIN = -1
+ABSTAIN = NO_CLASS
 """The prediction where nothing can be certified; equals no label."""
 
 
@@ -54,7 +55,8 @@ def radius_of(probability: np.ndarray, sigma: float) -> np.ndarray:
     """sigma Phi^-1(p): the L2 radius within which a class of probability at least p > 1/2 stays the likeliest (Cohen et
     al. 2019, theorem 1); else 0.
     """
-    return np.maximum(sigma * special.ndtri(probability), 0.0)
+    radius: np.ndarray = np.maximum(sigma * special.ndtri(probability), 0.0)
+    return radius
 
 
 @dataclass(frozen=True)
@@ -159,21 +161,23 @@ class Certification:
 
     @property
     def _chosen(self) -> np.ndarray:
-        return self.selection.numpy().argmax(1)
+        chosen: np.ndarray = self.selection.numpy().argmax(1)
+        return chosen
 
     @staticmethod
     def join(parts: "list[Certification]") -> "Certification":
         """One certification of all images of `parts`, which share sigma, n0, n and alpha."""
-        tensors = (torch.cat([getattr(p, name) for p in parts]) for name in ("selection", "counts", "labels"))
         one = parts[0]
         return Certification(
-            *tensors,
+            torch.cat([part.selection for part in parts]),
+            torch.cat([part.counts for part in parts]),
+            torch.cat([part.labels for part in parts]),
             one.sigma,
             one.n0,
             one.n,
             one.alpha,
-            sum(p.seconds for p in parts),
-            sum(p.network_evaluations for p in parts),
+            sum(part.seconds for part in parts),
+            sum(part.network_evaluations for part in parts),
         )
 
 

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from benchmarks.datasets import Dataset
 from purify.noise import Stage, noise_keys, standard_normal
 from purify.score.model import ScoreModel
 from purify.training import objectives
@@ -19,6 +19,17 @@ PLENTY = 10
 """Training images for each number of an image from which a linear denoiser is about the best there is; with 16, its
 error is 1 % more.
 """
+
+
+class ImageSet(Protocol):
+    """Images and how many they are, `benchmarks.datasets.Dataset` for instance."""
+
+    @property
+    def images(self) -> Any:
+        """uint8 (n, c, h, w) in [0, 255], with a shape; a slice is a tensor."""
+
+    def __len__(self) -> int: ...
+
 
 _MEASURED = 1000
 _BATCH = 250 * 3 * 32 * 32  # numbers that go through a network at once
@@ -33,7 +44,7 @@ def own_times(model: ScoreModel, times: Iterable[float]) -> dict[float, float]:
     return {name: min(t, model.t_max) for name, t in own.items() if t <= model.t_max * (1 + 1e-9)}
 
 
-def measured_images(test_set: Dataset) -> int:
+def measured_images(test_set: ImageSet) -> int:
     """How many of a test set's images are measured: the first 1,000."""
     return min(_MEASURED, len(test_set))
 
@@ -46,7 +57,7 @@ def batch_of(shape: Iterable[int]) -> int:
 @torch.no_grad()
 def denoising_errors(
     model: ScoreModel,
-    test_set: Dataset,
+    test_set: ImageSet,
     times: Mapping[float, float],
     progress: Callable[[int, str], None] = lambda done, note: None,
 ) -> dict[float, float]:
@@ -67,7 +78,7 @@ def denoising_errors(
     batch, errors = batch_of(x0.shape[1:]), {}
     for name, t in times.items():
         total = 0.0
-        for clean, n in zip(x0.split(batch), noise.split(batch), strict=True):
+        for clean, n in zip(torch.split(x0, batch), torch.split(noise, batch), strict=True):
             clean, n = clean.to(device), n.to(device)
             total += float((model.denoised(model.diffuse(clean, n, t), t) - clean).square().sum())
         errors[name] = _on_symmetric_range(total / x0.numel(), model)
@@ -91,21 +102,21 @@ class LinearDenoiser:
     directions: Tensor
 
     @staticmethod
-    def can_fit(train_set: Dataset) -> bool:
+    def can_fit(train_set: ImageSet) -> bool:
         """Whether the images are small enough."""
-        return math.prod(train_set.images.shape[1:]) <= LARGEST
+        return _numbers(train_set) <= LARGEST
 
     @staticmethod
-    def has_plenty(train_set: Dataset) -> bool:
+    def has_plenty(train_set: ImageSet) -> bool:
         """Whether there are so many images that the fit is about the best linear denoiser of their kind; with fewer,
         its errors are too large.
         """
-        return len(train_set) >= PLENTY * math.prod(train_set.images.shape[1:])
+        return len(train_set) >= PLENTY * _numbers(train_set)
 
     @classmethod
-    def fit(cls, train_set: Dataset, value_range: tuple[float, float]) -> "LinearDenoiser":
+    def fit(cls, train_set: ImageSet, value_range: tuple[float, float]) -> "LinearDenoiser":
         """From all images of a data set. Raises ValueError for images of more than `LARGEST` numbers."""
-        size = math.prod(train_set.images.shape[1:])
+        size = _numbers(train_set)
         if not cls.can_fit(train_set):
             raise ValueError(
                 f"a linear denoiser is fitted to images of at most {LARGEST:,} numbers, these have {size:,}"
@@ -120,7 +131,7 @@ class LinearDenoiser:
         variances, directions = torch.linalg.eigh(covariance / len(train_set))
         return cls(mean, variances.clamp_min(0), directions)
 
-    def errors(self, model: ScoreModel, test_set: Dataset, times: Mapping[float, float]) -> dict[float, float]:
+    def errors(self, model: ScoreModel, test_set: ImageSet, times: Mapping[float, float]) -> dict[float, float]:
         """What `denoising_errors` measures, of this denoiser: on the same images and noise, at the noise levels of the
         model's process.
         """
@@ -136,7 +147,13 @@ class LinearDenoiser:
         return errors
 
 
-def _test_images(model: ScoreModel, test_set: Dataset) -> tuple[Tensor, Tensor]:
+def _numbers(images: ImageSet) -> int:
+    """Of one image."""
+    shape: tuple[int, ...] = images.images.shape[1:]
+    return math.prod(shape)
+
+
+def _test_images(model: ScoreModel, test_set: ImageSet) -> tuple[Tensor, Tensor]:
     """Clean images in the model's range, and the noise that measurements give them."""
     count = measured_images(test_set)
     x0 = objectives.to_network_range(test_set.images[:count], model.value_range)

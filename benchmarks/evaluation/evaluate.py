@@ -10,143 +10,41 @@ A prediction is the largest logit, NaN counting as the smallest. Where no logit 
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Literal, get_args
+from functools import partial
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from attacks.attack import gives_verdict
-from attacks.cost import Cost, count_cost
+from attacks.cost import count_cost
 from attacks.expectation import takes_keys
 from attacks.inputs import check_inputs
+from benchmarks.evaluation.checks import (
+    check_inference_mode,
+    check_keys_arrive,
+    check_noise_can_be_fixed,
+    count_network_evaluations,
+)
 from benchmarks.evaluation.precision import full_precision
-from benchmarks.evaluation.statistics import Estimate, bootstrap_mean, wilson
+from benchmarks.evaluation.result import UNDEFINED, Evaluation, Randomness
 from benchmarks.evaluation.targets import Target, choose_targets
 from purify.defences.fixed_randomness import FixedRandomness
-from purify.defences.votes import plurality
 from purify.noise import Purpose, derive_keys, noise_keys
-from purify.purifiers import Purifier
-from purify.score.model import ScoreModel
+
+__all__ = ["ATTACK_DRAW", "UNDEFINED", "Attack", "Evaluation", "Randomness", "evaluate", "fixed_key"]
 
 Attack = Callable[..., Tensor]
 """attack(model, x, y, keys=, progress=) -> x_adv, see `attacks.PGD`. One that judges by itself has a method
 `with_verdict`, see `attacks.AutoAttack`.
 """
 
-Randomness = Literal["fresh", "fixed"]
-
 ATTACK_DRAW = 2**32 - 1
 """The number of the draw whose keys go to the attack (with fixed randomness: minus that of the draw attacked);
 evaluation draws count from 0, so the two never meet.
 """
-
-UNDEFINED = -1
-"""The prediction of an image without a finite logit; equals no label."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What was measured.
-
-    Attributes:
-        predictions: (n, draws) int64, on the CPU: the label of every draw, or `UNDEFINED`.
-        labels: (n,) int64.
-        x_adv: (n, c, h, w), on the CPU: the images judged (the clean ones without an attack; with fixed randomness,
-            those of draw 0).
-        seconds: wall time.
-        network_evaluations: images that went through the score network, recomputation for gradients included.
-        warnings: what was warned of meanwhile, for instance dead gradients.
-        randomness: "fresh" or "fixed", see `evaluate`.
-        own_verdict: (n, k) bool: which images an attack that judges by itself (AutoAttack) counts as right, by attack;
-            else None.
-        attack_cost: images that the attack sent through the attacked model, forward and backward; None where it was not
-            counted.
-        targets: (n, draws) int64: the classes that a targeted attack sought; else None.
-    """
-
-    predictions: Tensor
-    labels: Tensor
-    x_adv: Tensor
-    seconds: float
-    network_evaluations: int
-    warnings: tuple[str, ...] = ()
-    randomness: Randomness = "fresh"
-    own_verdict: Tensor | None = None
-    attack_cost: Cost | None = None
-    targets: Tensor | None = None
-
-    @property
-    def right(self) -> Tensor:
-        """(n, draws) bool."""
-        return self.predictions == self.labels[:, None]
-
-    @property
-    def per_image(self) -> Tensor:
-        """(n,) float64: each image's accuracy over the draws."""
-        return self.right.double().mean(1)
-
-    @cached_property
-    def single(self) -> Estimate:
-        """Mean over draws of the accuracy of one draw; bootstrap interval over images."""
-        return bootstrap_mean(self.per_image.numpy())
-
-    @property
-    def worst_of(self) -> dict[int, Estimate]:
-        """All draws right; Wilson interval."""
-        return {self._draws: wilson(int(self.right.all(1).sum()), len(self.labels))}
-
-    @property
-    def majority(self) -> dict[int, Estimate]:
-        """The vote of all draws right, a tie counting as wrong; Wilson interval. Empty with fixed randomness: its draws
-        see different images.
-        """
-        if self.randomness == "fixed":
-            return {}
-        votes = plurality(self.predictions - UNDEFINED) + UNDEFINED  # an undefined draw votes for no class
-        return {self._draws: wilson(int((votes == self.labels).sum()), len(self.labels))}
-
-    @property
-    def undefined(self) -> int:
-        """How many of the n x draws predictions are `UNDEFINED`."""
-        return int((self.predictions == UNDEFINED).sum())
-
-    @property
-    def reached(self) -> Estimate | None:
-        """Mean over draws of the share of images that are given the class that a targeted attack sought; bootstrap
-        interval over images.
-        """
-        return (
-            None
-            if self.targets is None
-            else bootstrap_mean((self.predictions == self.targets).double().mean(1).numpy())
-        )
-
-    @property
-    def own(self) -> Estimate | None:
-        """The accuracy that the attack's own verdict claims; bootstrap interval over images."""
-        return None if self.own_verdict is None else bootstrap_mean(self.own_verdict.double().mean(1).numpy())
-
-    @property
-    def _draws(self) -> int:
-        return self.predictions.shape[1]
-
-    @staticmethod
-    def join(parts: "list[Evaluation]") -> "Evaluation":
-        """One evaluation of all images of `parts`."""
-        tensors = (torch.cat([getattr(p, name) for p in parts]) for name in ("predictions", "labels", "x_adv"))
-        warned = tuple(text for p in parts for text in p.warnings)
-        own, targets = (
-            None if getattr(parts[0], name) is None else torch.cat([getattr(p, name) for p in parts])
-            for name in ("own_verdict", "targets")
-        )
-        costs = [p.attack_cost for p in parts if p.attack_cost is not None]
-        cost = Cost(sum(c.forward for c in costs), sum(c.backward for c in costs)) if len(costs) == len(parts) else None
-        spent = sum(p.seconds for p in parts), sum(p.network_evaluations for p in parts)
-        return Evaluation(*tensors, *spent, warned, parts[0].randomness, own, cost, targets)
 
 
 def evaluate(
@@ -199,21 +97,23 @@ def evaluate(
     if randomness not in get_args(Randomness):
         raise ValueError(f"randomness={randomness!r} is not one of {', '.join(get_args(Randomness))}")
     if randomness == "fixed":
-        _check_noise_can_be_fixed(model, attack_model)
+        check_noise_can_be_fixed(model, attack_model)
     image_ids = torch.arange(len(x)) if image_ids is None else image_ids.cpu()
     if image_ids.shape != (len(x),):
         raise ValueError(f"image_ids must have shape ({len(x)},), got {tuple(image_ids.shape)}")
     check_inference_mode(model)
     for each in {id(m): m for m in (model, attack_model or model)}.values():
-        _check_keys_arrive(each)
+        check_keys_arrive(each)
     parts = []
-    for rows in torch.arange(len(x)).split(batch_size):
+    for first in range(0, len(x), batch_size):
+        end = min(first + batch_size, len(x))
+        rows = slice(first, end)
         batch = _Batch(
-            x[rows], y[rows], image_ids[rows], draws, seed, target, _part(progress, int(rows[0]), len(rows), len(x))
+            x[rows], y[rows], image_ids[rows], draws, seed, target, _part(progress, first, end - first, len(x))
         )
         parts.append(_measured(randomness, model, attack_model or model, attack, batch))
         if progress is not None:
-            progress(int(rows[-1]) + 1, len(x))
+            progress(end, len(x))
     return Evaluation.join(parts)
 
 
@@ -327,7 +227,7 @@ def _later(progress: Callable[[int, int], None], part: int, parts: int, done: in
 
 @torch.no_grad()
 def _logits(model: nn.Module, images: Tensor, keys: Tensor) -> Tensor:
-    logits = model(images, keys=keys) if takes_keys(model) else model(images)
+    logits: Tensor = model(images, keys=keys) if takes_keys(model) else model(images)
     if logits.ndim != 2 or len(logits) != len(images):
         raise ValueError(f"the model must return logits of shape ({len(images)}, classes), got {tuple(logits.shape)}")
     return logits
@@ -360,57 +260,3 @@ def _part(
     if progress is None:
         return None
     return lambda done, of: progress(first + int(count * done / of * 0.99), total)
-
-
-def check_inference_mode(model: nn.Module) -> None:
-    batch_dependent = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-    names = [name for name, module in model.named_modules() if module.training and isinstance(module, batch_dependent)]
-    if names:
-        warnings.warn(
-            f"{len(names)} batch-norm or dropout layers are in training mode (first: {names[0]}): call .eval() on the"
-            " model",
-            stacklevel=3,
-        )
-
-
-def _check_noise_can_be_fixed(model: nn.Module, attack_model: nn.Module | None) -> None:
-    for name, module, random in (
-        ("model", model, True),
-        ("attack_model", attack_model, attack_model is not None and _holds_purifier(attack_model)),
-    ):
-        if random and not takes_keys(module):  # type: ignore[arg-type]
-            raise ValueError(
-                f'randomness="fixed" needs {name} to take `keys` in its forward; that of {type(module).__name__}'
-                " does not"
-            )
-
-
-def _holds_purifier(model: nn.Module) -> bool:
-    return any(isinstance(module, Purifier) for module in model.modules())
-
-
-def _check_keys_arrive(model: nn.Module) -> None:
-    if not takes_keys(model) and _holds_purifier(model):
-        message = (
-            f"{type(model).__name__}.forward has no parameter `keys`, so the purifier inside draws fresh noise at every"
-            " call"
-        )
-        warnings.warn(f"{message}: results depend on the batch; give it `keys=None` and pass them on", stacklevel=3)
-
-
-@contextmanager
-def count_network_evaluations(*models: nn.Module) -> Iterator[Callable[[], int]]:
-    """Counts the images that go through the score networks of `models`."""
-    total = 0
-
-    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal total
-        total += len(output)
-
-    scores = {id(m): m for model in models for m in model.modules() if isinstance(m, ScoreModel)}
-    handles = [score.register_forward_hook(count) for score in scores.values()]
-    try:
-        yield lambda: total
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -95,7 +95,8 @@ def _resampled_means(values: np.ndarray, seed: int) -> np.ndarray:
     """
     distinct, counts = np.unique(values, return_counts=True)
     drawn = np.random.default_rng(seed).multinomial(len(values), counts / len(values), size=_RESAMPLES)
-    return drawn @ distinct / len(values)
+    means: np.ndarray = drawn @ distinct / len(values)
+    return means
 
 
 def _sign_flipped_means(values: np.ndarray, seed: int) -> np.ndarray:
@@ -104,4 +105,5 @@ def _sign_flipped_means(values: np.ndarray, seed: int) -> np.ndarray:
     """
     distinct, counts = np.unique(values, return_counts=True)
     kept = np.random.default_rng(seed).binomial(counts, 0.5, size=(_RESAMPLES, len(counts)))
-    return (2 * kept - counts) @ distinct / len(values)
+    means: np.ndarray = (2 * kept - counts) @ distinct / len(values)
+    return means

@@ -4,21 +4,22 @@ sweep, does.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from benchmarks import config as configs
 from benchmarks import runs
-from benchmarks.evaluation.evaluate import Evaluation, fixed_key
-from benchmarks.experiments.bench import Bench, Row
+from benchmarks.evaluation.evaluate import fixed_key
+from benchmarks.experiments.bench import Bench
+from benchmarks.experiments.bench_rows import Measurement
 from benchmarks.reports.figures import save_accuracy_chart, save_attack_grid
-from purify import noise_keys
+from benchmarks.runs.schema import Summary
+from purify import DefendedClassifier, noise_keys
 
 
 def run_in_folder(
     experiment: Bench, folder: Path, say: Callable[[str], None], resume: bool = False, diagnose: bool = False
-) -> tuple[dict[str, Any], list[tuple[Row, Evaluation]]]:
+) -> tuple[Summary, list[Measurement]]:
     """Writes the configuration, measures what is missing, and draws the figures.
 
     Args:
@@ -43,12 +44,12 @@ def run_in_folder(
     return summary, evaluations
 
 
-def _save_pictures(experiment: Bench, evaluations: list[tuple[Row, Evaluation]], folder: Path) -> None:
+def _save_pictures(experiment: Bench, evaluations: list[Measurement], folder: Path) -> None:
     """The first images under every attack on the defence."""
     settings = experiment.settings
     count = min(settings.pictures, len(experiment.x))
     for row, evaluation in evaluations if count else []:
-        if row.model_name == "defended" and row.attack is not None:
+        if isinstance(row.model, DefendedClassifier) and row.attack is not None:
             x, x_adv, y = experiment.x[:count], evaluation.x_adv[:count].to(experiment.device), experiment.y[:count]
             keys = noise_keys(settings.seed, experiment.image_ids[:count], 0)
             if row.randomness == "fixed":

@@ -3,26 +3,24 @@ text, numbers and pictures.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from benchmarks import datasets
 from benchmarks.config.sections import ConfigError
 from benchmarks.evaluation.denoising import LARGEST, LinearDenoiser, denoising_errors, measured_images, own_times
 from benchmarks.evaluation.precision import full_precision
+from benchmarks.reports.card_text import CURVE, DENOISED, PURIFIED, SAMPLES, card_text
 from benchmarks.runs.environment import environment
 from benchmarks.runs.fingerprints import fingerprint_model
 from benchmarks.runs.folder import write_text
 from benchmarks.runs.progress import progress_bar
+from benchmarks.runs.schema import CardNumbers, write
+from benchmarks.runs.schema.card import DenoisingRow, LinearFit
 from purify.score.model import ScoreModel
 from purify.zoo import settings_of
 
-SCHEMA = 1
 TEXT, NUMBERS = "README.md", "card.json"
-CURVE, DENOISED, PURIFIED, SAMPLES = "denoising.png", "denoised.png", "purified.png", "samples.png"
 TIMES = (0.01, 0.02, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 0.9)
 """Noise levels of the table and the curve, as times of `LinearVP()`."""
 
@@ -86,7 +84,7 @@ class Card:
         """Whether the model was trained up to where nothing of an image is left."""
         return self.model.noise_level(self.model.t_max) >= _NOTHING_LEFT
 
-    def write(self, out: Path, file: Path | None = None, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    def write(self, out: Path, file: Path | None = None, say: Callable[[str], None] = lambda _: None) -> CardNumbers:
         """Measures, and writes README.md, card.json and pictures into the folder `out`; returns the contents of
         card.json.
 
@@ -97,50 +95,53 @@ class Card:
         """
         device = next(self.model.parameters()).device
         with full_precision(device):
-            rows = self._measure(say)
-            numbers = {
-                "schema": SCHEMA,
-                "name": self.name,
-                "weights": fingerprint_model(self.model, json.dumps(self.settings)),
-                "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
-                "file_bytes": None if file is None else file.stat().st_size,
-                "test_data": self.test_name,
-                "test_images": measured_images(self.test_set),
-                "linear_denoiser": (
-                    None if self.train_set is None else {"data": self.train_name, "images": len(self.train_set)}
-                ),
-                "denoising": rows,
-                "settings": self.settings,
-                "provenance": self.model.metadata,
-                "notes": list(self.notes),
-                "environment": environment(device),
-            }
-            write_text(out / NUMBERS, json.dumps(numbers, indent=2) + "\n")
-            write_text(out / TEXT, "\n".join(self._text(numbers)) + "\n")
+            numbers = self._numbers(file, say)
+            write(out / NUMBERS, numbers)
+            plenty = self.train_set is None or LinearDenoiser.has_plenty(self.train_set)
+            write_text(out / TEXT, "\n".join(card_text(numbers, self.model, self.makes_samples, plenty)) + "\n")
             say("drawing pictures")
-            self._draw(out, rows)
+            self._draw(out, numbers.denoising)
         return numbers
 
-    def _measure(self, say: Callable[[str], None]) -> list[dict[str, float]]:
-        """A row for each noise level: `t` of the linear VP process, the model's own time, sigma / alpha on images in
-        [-1, 1], and errors.
-        """
+    def _numbers(self, file: Path | None, say: Callable[[str], None]) -> CardNumbers:
+        """The contents of card.json."""
+        return CardNumbers(
+            schema=1,
+            name=self.name,
+            weights=fingerprint_model(self.model, json.dumps(self.settings)),
+            parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+            file_bytes=None if file is None else file.stat().st_size,
+            test_data=self.test_name,
+            test_images=measured_images(self.test_set),
+            linear_denoiser=(
+                None if self.train_set is None else LinearFit(data=self.train_name, images=len(self.train_set))
+            ),
+            denoising=self._measure(say),
+            settings=self.settings,
+            provenance=self.model.metadata,
+            notes=tuple(self.notes),
+            environment=environment(next(self.model.parameters()).device),
+        )
+
+    def _measure(self, say: Callable[[str], None]) -> tuple[DenoisingRow, ...]:
+        """A row for each noise level."""
         times = own_times(self.model, TIMES)
         with progress_bar(f"measuring {self.name}", len(times)) as update:
             errors = denoising_errors(self.model, self.test_set, times, update)
         rows = [
-            {"t": t, "own_t": own, "noise_level": self.model.noise_level(own), "mse": errors[t]}
+            DenoisingRow(t=t, own_t=own, noise_level=self.model.noise_level(own), mse=errors[t])
             for t, own in times.items()
         ]
-        if self.train_set is not None:
-            say(f"fitting the {_LINEAR}")
-            linear = LinearDenoiser.fit(self.train_set, self.model.value_range).errors(self.model, self.test_set, times)
-            rows = [
-                row | {"linear_mse": linear[row["t"]], "ratio": round(row["mse"] / linear[row["t"]], 4)} for row in rows
-            ]
-        return rows
+        if self.train_set is None:
+            return tuple(rows)
+        say(f"fitting the {_LINEAR}")
+        linear = LinearDenoiser.fit(self.train_set, self.model.value_range).errors(self.model, self.test_set, times)
+        return tuple(
+            row.model_copy(update={"linear_mse": linear[row.t], "ratio": round(row.mse / linear[row.t], 4)})
+            for row in rows
+        )
 
-    def _draw(self, out: Path, rows: list[dict[str, float]]) -> None:
+    def _draw(self, out: Path, rows: Sequence[DenoisingRow]) -> None:
         from benchmarks.reports import card_figures  # matplotlib is slow to import
 
         images = datasets.as_floats(self.test_set.images[:_PICTURES])
@@ -150,175 +151,3 @@ class Card:
         card_figures.save_purified_images(self.model, images, shown, out / PURIFIED)
         if self.makes_samples:
             card_figures.save_samples(self.model, self.shape, out / SAMPLES)
-
-    def _text(self, numbers: dict[str, Any]) -> list[str]:
-        return [
-            f"# {self.name}",
-            "",
-            *self._facts(numbers),
-            "",
-            "## Training",
-            "",
-            *_training(self.model.metadata),
-            "## Denoising error",
-            "",
-            *self._errors(numbers),
-            "",
-            f"![denoising error against the noise level]({CURVE})",
-            "",
-            "## Pictures",
-            "",
-            (
-                "Noisy images, and the network's estimate E[x0 | x_t] (one evaluation each, images of"
-                f" `{self.test_name}`):"
-            ),
-            "",
-            f"![clean, noisy, denoised]({DENOISED})",
-            "",
-            "Purified: diffused to t\\* and solved back in 20 evaluations of SDE-DPM-Solver++, two draws each:",
-            "",
-            f"![clean and purified]({PURIFIED})",
-            "",
-            *self._samples(),
-            "",
-            "## Notes and limits",
-            "",
-            *(f"- {note}" for note in (*self.notes, *self._limits())),
-        ]
-
-    def _facts(self, numbers: dict[str, Any]) -> list[str]:
-        model, provenance = self.model, self.model.metadata
-        shape = "x".join(map(str, model.image_shape)) if model.image_shape else "any size"
-        low, high = model.value_range
-        config = provenance["config"] if _is_ours(provenance) else {}
-        network = (
-            f"`{config['architecture']}`, `{config['network']}`" if config else f"`{type(model.network).__name__}`"
-        )
-        bits = round(8 * (numbers["file_bytes"] or 0) / numbers["parameters"])
-        size = (
-            f", a file of {numbers['file_bytes'] / 1e6:.1f} MB ({bits} bits a number)" if numbers["file_bytes"] else ""
-        )
-        facts = {
-            "images": f"{shape}, in [{low:g}, {high:g}]",
-            "process": f"`{model.schedule}`, trained up to its time {model.t_max:g}",
-            "network": f"{network}: {numbers['parameters'] / 1e6:.1f} M parameters; it predicts {model.prediction}",
-            "weights": f"fingerprint `{numbers['weights'][:16]}`{size}",
-            "measured with": f"torch {numbers['environment']['torch']} on {numbers['environment']['device']}",
-        }
-        return ["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in facts.items())]
-
-    def _errors(self, numbers: dict[str, Any]) -> list[str]:
-        what = (
-            f"Mean squared error of E[x0 | x_t] per pixel, images in [-1, 1], on the first {numbers['test_images']:,}"
-            f" of `{self.test_name}`, one draw of noise each. Noise levels are given as times t of the linear VP"
-            " process, and as sigma/alpha, the noise on images in [-1, 1]."
-        )
-        names = ["mse"]
-        if self.train_set is not None:
-            names += ["linear_mse", "ratio"]
-            what += (
-                f" Beside it a linear (Wiener) denoiser, fitted to the {len(self.train_set):,} images of"
-                f" `{self.train_name}`."
-            )
-            if not LinearDenoiser.has_plenty(self.train_set):
-                what += (
-                    " These are few for so many pixels: with more, it would do better, and the ratio would be larger."
-                )
-        head = ["t", "sigma/alpha", "network", "linear", "ratio"][: 2 + len(names)]
-        digits = {"ratio": 3}
-        cells = (
-            " | ".join(
-                (
-                    f"| {row['t']:g}",
-                    f"{row['noise_level']:.3f}",
-                    *(f"{row[name]:.{digits.get(name, 5)}f}" for name in names),
-                )
-            )
-            + " |"
-            for row in numbers["denoising"]
-        )
-        return [what, "", "| " + " | ".join(head) + " |", "|---" * len(head) + "|", *cells]
-
-    def _samples(self) -> list[str]:
-        if self.makes_samples:
-            return ["Samples from pure noise, 100 evaluations of SDE-DPM-Solver++:", "", f"![samples]({SAMPLES})"]
-        return [
-            "No samples from pure noise: at the largest t that it was trained on, images are not yet noise. The draws"
-            " at the largest t\\* show what it adds."
-        ]
-
-    def _limits(self) -> list[str]:
-        limits = [
-            note
-            for stage in _stages(self.model.metadata)
-            if _is_ours(stage)
-            for note in stage["config"].get("notes", [])
-        ]
-        if self.model.t_max < self.model.schedule.t_max:
-            limits.append(
-                f"Trained up to time {self.model.t_max:g} of its process: purifiers that diffuse further are refused."
-            )
-        limits.append(
-            "A small denoising error does not make a defence: how robust it is, and with which classifier, only an"
-            " attack on the whole pair says."
-        )
-        return limits
-
-
-def _is_ours(stage: Mapping[str, Any]) -> bool:
-    """Whether `purify train` wrote this: files may hold any provenance."""
-    config = stage.get("config")
-    return (
-        isinstance(config, Mapping)
-        and {"architecture", "network", "training"} <= config.keys()
-        and {"steps", "seed", "hours", "data"} <= stage.keys()
-    )
-
-
-def _stages(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The trainings that made the weights, the first one first; what is not ours is one of unknown content."""
-    earlier = provenance.get("init") if _is_ours(provenance) else None
-    return [
-        *(_stages(earlier) if isinstance(earlier, Mapping) and earlier else []),
-        *([provenance] if provenance else []),
-    ]
-
-
-def _training(provenance: Mapping[str, Any]) -> list[str]:
-    stages = _stages(provenance)
-    if not stages:
-        return ["Nothing is known of its training: the file does not say.", ""]
-    lines, before = [], {}
-    for number, stage in enumerate(stages, 1):
-        if not _is_ours(stage):
-            lines += [*(f"- {key}: {value}" for key, value in stage.items()), ""]
-            continue
-        lines += _stage(number, stage, before)
-        before = stage["config"]
-    return lines
-
-
-def _stage(number: int, stage: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
-    """A training by `purify train`: its configuration, or in what it differs from the one before."""
-    config = stage["config"]
-    told = {
-        key: value
-        for key, value in config.items()
-        if key not in ("task", "name", "data", "checkpoint_minutes", "notes") and value is not None
-    }
-    told = {key: value for key, value in told.items() if key not in before or value != before[key]}
-    text = yaml.safe_dump(told, sort_keys=False, default_flow_style=None, width=120).rstrip().splitlines()
-    device = stage.get("environment", {}).get("device", "an unknown device")
-    done = (
-        f"{stage['steps']:,} steps of {config['training'].get('batch_size')} images, seed {stage['seed']},"
-        f" {stage['hours']} hours by the clock, on {device}"
-    )
-    so_far = "; as before but for" if before else ", with"
-    return [
-        f"{number}. `purify train` on `{stage['data']}`: {done}{so_far}",
-        "",
-        "   ```yaml",
-        *(f"   {line}" for line in text),
-        "   ```",
-        "",
-    ]

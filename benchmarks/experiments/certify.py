@@ -8,28 +8,21 @@ run goes on with what it has.
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
-from rich import box
-from rich.table import Table
 from torch import Tensor
 
-from benchmarks.classifiers.checks import check_logits
 from benchmarks.config.certify import CertifyConfig
-from benchmarks.config.sections import ConfigError
 from benchmarks.evaluation.certification import ABSTAIN, Certification, certify
-from benchmarks.experiments.setup import load_parts
-from benchmarks.reports.terminal import percent
+from benchmarks.experiments.setup import check_classes, load_parts
 from benchmarks.runs.environment import environment, peak_memory
 from benchmarks.runs.fingerprints import fingerprint
-from benchmarks.runs.folder import RunError, write_text
+from benchmarks.runs.folder import RunError, check_identity
 from benchmarks.runs.progress import progress_bar
+from benchmarks.runs.schema import CertifyImageLine, CertifySummary, CountsBatch, write, write_lines
+from benchmarks.runs.schema.certify import CertifyResult
 from purify.defences.smoothed import DenoisedSmoothing, Smoothed
 from purify.zoo import warn_if_implausible
-
-SCHEMA = "certify 1"
-"""Other than `purify bench`'s: no accuracy here is one of its rows."""
 
 CLAIM = (
     "With probability 1 - alpha for each image, the smoothed classifier gives the certified class at every image within"
@@ -65,18 +58,11 @@ class Certify:
     def _check_fit(self) -> None:
         """One image through every model."""
         for model in self.models:
-            try:
-                classes = check_logits(model, self.x[:1]).shape[1]
-            except (RuntimeError, ValueError) as error:
-                raise ConfigError(
-                    f"the smoothed classifier does not take images of shape {tuple(self.x.shape[1:])}: {error}"
-                ) from error
-            if classes <= int(self.y.max()):
-                raise ConfigError(f"the classifier has {classes} classes, the labels go up to {int(self.y.max())}")
-        if self.parts.score is not None:
-            warn_if_implausible(self.parts.score, f"score={self.settings.score.name!r}", self.x[:3])  # type: ignore[union-attr]
+            check_classes("the smoothed classifier", model, self.x, self.y)
+        if self.parts.score is not None and self.settings.score is not None:
+            warn_if_implausible(self.parts.score, f"score={self.settings.score.name!r}", self.x[:3])
 
-    def run(self, out: Path, say: Callable[[str], None]) -> tuple[dict[str, Any], list[Certification]]:
+    def run(self, out: Path, say: Callable[[str], None]) -> tuple[CertifySummary, list[Certification]]:
         """Certifies every image that `out` does not hold yet; returns the summary and what it was made from. `say` gets
         a line per noise level.
 
@@ -89,9 +75,8 @@ class Certify:
             title = f"[{number}/{len(self.models)}] sigma {model.sigma:g}"
             done.append(self._certified(out, model, title))
             summary = self.summary(done)
-            lines = [json.dumps(line) for certification in done for line in self._image_lines(certification)]
-            write_text(out / "images.jsonl", "\n".join(lines) + "\n")
-            write_text(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+            write_lines(out / "images.jsonl", (line for each in done for line in self._image_lines(each)))
+            write(out / "summary.json", summary)
             say(
                 f"{title}: average certified radius {done[-1].average_radius:.3f}, {done[-1].abstained} abstentions,"
                 f" {done[-1].seconds:.1f} s"
@@ -125,85 +110,75 @@ class Certify:
             batch_size=s.batch_size,
             progress=lambda done, _: update(before + done, ""),
         )
-        facts = {"seconds": part.seconds, "network_evaluations": part.network_evaluations}
-        write_text(
-            path,
-            json.dumps(
-                {
-                    "identity": self.identity,
-                    "selection": part.selection.tolist(),
-                    "counts": part.counts.tolist(),
-                    **facts,
-                }
-            )
-            + "\n",
+        counts = CountsBatch(
+            identity=self.identity,
+            selection=part.selection.tolist(),
+            counts=part.counts.tolist(),
+            seconds=part.seconds,
+            network_evaluations=part.network_evaluations,
         )
+        write(path, counts, indent=None)
         return part
 
     def _load_batch(self, path: Path, model: Smoothed, rows: slice) -> Certification:
         try:
-            stored = json.loads(path.read_text())
-            identity, spent = stored["identity"], (float(stored["seconds"]), int(stored["network_evaluations"]))
+            stored = CountsBatch.model_validate_json(path.read_text())
             images, s = rows.stop - rows.start, self.settings
-            selection, counts = _counts(stored["selection"], images, s.n0), _counts(stored["counts"], images, s.n)
-        except (KeyError, TypeError, ValueError) as error:
+            selection, counts = _counts(stored.selection, images, s.n0), _counts(stored.counts, images, s.n)
+        except ValueError as error:
             raise RunError(f"{path} is not a whole batch, delete it to have it made again: {error}") from error
-        if identity != self.identity:
-            raise RunError(
-                f"{path} was made with another configuration, other weights or other images; give another --out"
-            )
+        check_identity(path, stored.identity, self.identity)
+        spent = (stored.seconds, stored.network_evaluations)
         return Certification(selection, counts, self.y[rows].cpu(), model.sigma, s.n0, s.n, s.alpha, *spent)
 
-    def _image_lines(self, certification: Certification) -> Iterable[dict[str, Any]]:
+    def _image_lines(self, certification: Certification) -> Iterable[CertifyImageLine]:
         for i, (image, label) in enumerate(zip(self.image_ids.tolist(), certification.labels.tolist(), strict=True)):
             prediction = int(certification.predictions[i])
-            yield {
-                "image": image,
-                "label": label,
-                "sigma": certification.sigma,
-                "prediction": None if prediction == ABSTAIN else prediction,
-                "radius": float(certification.radii[i]),
-                "lower_bound": float(certification.lower_bounds[i]),
-                "selection": _sparse(certification.selection[i]),
-                "counts": _sparse(certification.counts[i]),
-            }
+            yield CertifyImageLine(
+                image=image,
+                label=label,
+                sigma=certification.sigma,
+                prediction=None if prediction == ABSTAIN else prediction,
+                radius=float(certification.radii[i]),
+                lower_bound=float(certification.lower_bounds[i]),
+                selection=_sparse(certification.selection[i]),
+                counts=_sparse(certification.counts[i]),
+            )
 
-    def summary(self, done: list[Certification]) -> dict[str, Any]:
+    def summary(self, done: list[Certification]) -> CertifySummary:
         """The contents of summary.json."""
-        return {
-            "schema": SCHEMA,
-            "claim": CLAIM,
-            "seed": self.settings.seed,
-            "images": len(self.x),
-            "n0": self.settings.n0,
-            "n": self.settings.n,
-            "alpha": self.settings.alpha,
-            "complete": len(done) == len(self.models),
-            "weights": self.parts.weights,
-            "config": self.settings.model_dump(mode="json"),
-            "environment": environment(self.device),
-            "peak_memory": peak_memory(self.device),
-            "results": [
+        return CertifySummary(
+            schema="certify 1",
+            claim=CLAIM,
+            seed=self.settings.seed,
+            images=len(self.x),
+            n0=self.settings.n0,
+            n=self.settings.n,
+            alpha=self.settings.alpha,
+            complete=len(done) == len(self.models),
+            weights=self.parts.weights,
+            config=self.settings.model_dump(mode="json"),
+            environment=environment(self.device),
+            peak_memory=peak_memory(self.device),
+            results=tuple(
                 self._result(model, certification) for model, certification in zip(self.models, done, strict=False)
-            ],
-        }
+            ),
+        )
 
-    def _result(self, model: Smoothed, certification: Certification) -> dict[str, Any]:
-        return {
-            "sigma": model.sigma,
-            "t": model.t if isinstance(model, DenoisedSmoothing) else None,
-            "certified": {
-                f"{radius:.12g}": certification.certified_accuracy(radius).as_dict() for radius in self.settings.radii
-            },
-            "average_radius": certification.average_radius,
-            "largest_radius": certification.largest_radius,
-            "abstained": certification.abstained,
-            "accuracy": certification.accuracy.as_dict(),
-            "single": certification.single.as_dict(),
-            "undefined": certification.undefined,
-            "seconds": round(certification.seconds, 3),
-            "network_evaluations": certification.network_evaluations,
-        }
+    def _result(self, model: Smoothed, certification: Certification) -> CertifyResult:
+        return CertifyResult(
+            sigma=model.sigma,
+            t=model.t if isinstance(model, DenoisedSmoothing) else None,
+            certified={f"{radius:.12g}": certification.certified_accuracy(radius) for radius in self.settings.radii},
+            average_radius=certification.average_radius,
+            largest_radius=certification.largest_radius,
+            abstained=certification.abstained,
+            accuracy=certification.accuracy,
+            single=certification.single,
+            undefined=certification.undefined,
+            seconds=round(certification.seconds, 3),
+            network_evaluations=certification.network_evaluations,
+        )
 
 
 def _counts(rows: list[list[int]], images: int, draws: int) -> Tensor:
@@ -214,37 +189,6 @@ def _counts(rows: list[list[int]], images: int, draws: int) -> Tensor:
     return counts
 
 
-def _sparse(counts: torch.Tensor) -> dict[str, int]:
+def _sparse(counts: Tensor) -> dict[int, int]:
     """Class -> count, of the classes that were given at all."""
-    return {str(c): int(counts[c]) for c in counts.nonzero()[:, 0].tolist()}
-
-
-def table(summary: dict[str, Any]) -> Table:
-    """The results of a run, a column for each noise level: accuracies in percent with their 95 % intervals over
-    images.
-    """
-    title = (
-        f"{summary['images']} images, n0 = {summary['n0']}, n = {summary['n']}, alpha = {summary['alpha']:g};"
-        " accuracies in %"
-    )
-    result = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0), show_edge=False)
-    results = summary["results"]
-    result.add_column("")
-    for r in results:
-        result.add_column(f"sigma {r['sigma']:g}", justify="right", no_wrap=True)
-    rows: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
-        *(
-            (f"certified at L2 radius {radius}", lambda r, radius=radius: percent(r["certified"][radius]))
-            for radius in results[0]["certified"]
-        ),
-        ("average certified radius", lambda r: f"{r['average_radius']:.3f}"),
-        ("largest radius that n draws can show", lambda r: f"{r['largest_radius']:.3f}"),
-        ("images without a certificate", lambda r: str(r["abstained"])),
-        ("smoothed, no radius", lambda r: percent(r["accuracy"])),
-        ("one noisy draw, no certificate", lambda r: percent(r["single"])),
-        ("network evaluations", lambda r: str(r["network_evaluations"])),
-        ("seconds", lambda r: f"{r['seconds']:.0f}"),
-    ]
-    for name, cell in rows:
-        result.add_row(name, *(cell(r) for r in results))
-    return result
+    return {c: int(counts[c]) for c in counts.nonzero()[:, 0].tolist()}

@@ -2,17 +2,17 @@
 
 import copy
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.experiments.setup import Setup
+from benchmarks.runs.schema.audit import ConventionRow
 from purify import DiffPure
 
 
 @torch.no_grad()
-def measure(setup: Setup, keys: Tensor, count: int) -> list[dict[str, Any]]:
+def measure(setup: Setup, keys: Tensor, count: int) -> list[ConventionRow]:
     """The first `count` images at t* = 0.1 (or the network's largest time) in 100 equal steps: a row for each
     convention, all with the same keys.
     """
@@ -31,22 +31,22 @@ def measure(setup: Setup, keys: Tensor, count: int) -> list[dict[str, Any]]:
 
     images, labels = {}, {}
     for name, purifier in variants.items():
-        batches = zip(setup.x[:count].split(batch_size), keys[:count].split(batch_size), strict=True)
+        batches = zip(torch.split(setup.x[:count], batch_size), torch.split(keys[:count], batch_size), strict=True)
         purified = [purifier(x, k) for x, k in batches]
         images[name], labels[name] = (
             torch.cat(purified),
             torch.cat([setup.classifier(part).argmax(1) for part in purified]),
         )
     return [
-        {
-            "convention": name,
-            "t_star": t_star,
-            "steps": steps,
-            "images": count,
-            "accuracy": float((labels[name] == setup.y[:count]).double().mean()),
-            "mean_change": float((images[name] - images["continuous"]).abs().mean()),
-            "predictions_changed": float((labels[name] != labels["continuous"]).double().mean()),
-        }
+        ConventionRow(
+            convention=name,
+            t_star=t_star,
+            steps=steps,
+            images=count,
+            accuracy=float((labels[name] == setup.y[:count]).double().mean()),
+            mean_change=float((images[name] - images["continuous"]).abs().mean()),
+            predictions_changed=float((labels[name] != labels["continuous"]).double().mean()),
+        )
         for name in variants
     ]
 
@@ -62,4 +62,5 @@ class _IntegerLabels(nn.Module):
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         t = ((1000 * ((labels - self.offset) / self.scale)).floor() + 1) / 1000
-        return self.network(x, self.scale * t + self.offset)
+        output: Tensor = self.network(x, self.scale * t + self.offset)
+        return output

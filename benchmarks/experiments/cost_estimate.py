@@ -1,10 +1,8 @@
 """What a run will cost, measured on a few images before it starts, and how to fit it into a time."""
 
-import re
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,10 +11,26 @@ from torch import nn
 from attacks.expectation import takes_keys
 from benchmarks.config.bench import BenchConfig
 from benchmarks.config.sections import ConfigError
-from benchmarks.evaluation.evaluate import Evaluation
 from benchmarks.evaluation.precision import full_precision
-from benchmarks.experiments.bench import Bench, Row
+from benchmarks.evaluation.result import Evaluation
+from benchmarks.experiments.bench import Bench
+from benchmarks.experiments.bench_rows import Row
+from benchmarks.reports.text import reduction_lines
+from benchmarks.runs.cost import CostEstimate, RowCost
+from benchmarks.runs.durations import duration, parse_duration
 from benchmarks.runs.environment import peak_memory
+from benchmarks.runs.schema import Budget
+
+__all__ = [
+    "CostEstimate",
+    "RowCost",
+    "duration",
+    "estimate",
+    "fit",
+    "parse_duration",
+    "reduction_lines",
+    "rough_seconds",
+]
 
 LEAST_IMAGES = 16
 LEAST_SHARE = 0.1
@@ -30,41 +44,6 @@ _GROWTH = 3  # of the second batch that probes an attack over the first, which d
 _LONG_CALL = 2.0  # seconds
 _SAFETY = 0.9
 _BACKWARD = 3  # a gradient evaluates a purifier's network once more, and twice as much for the products
-_UNITS = {"s": 1, "m": 60, "h": 3600}
-
-
-@dataclass(frozen=True)
-class RowCost:
-    """About what a row costs for one image: `fixed` seconds, and `variable` ones that grow with the attack's length.
-
-    `forward` and `backward`: evaluations of the attacked model by the attack; `network_evaluations`: of the score
-    network in all.
-    """
-
-    model: str
-    attack: str
-    fixed: float
-    variable: float
-    forward: float
-    backward: float
-    network_evaluations: float
-
-    @property
-    def seconds(self) -> float:
-        return self.fixed + self.variable
-
-
-@dataclass(frozen=True)
-class CostEstimate:
-    """About what a run costs: its rows, images, and peak memory in MiB."""
-
-    rows: tuple[RowCost, ...]
-    images: int
-    memory_mib: int
-
-    @property
-    def seconds(self) -> float:
-        return self.images * sum(row.seconds for row in self.rows)
 
 
 def estimate(bench: Bench, say: Callable[[str], None] = lambda _: None) -> CostEstimate:
@@ -134,37 +113,12 @@ def _numbers(evaluation: Evaluation, images: int) -> tuple[float, ...]:
 # a run within a time
 
 
-def parse_duration(text: str) -> float:
-    """Seconds of "45s", "30m", "2h" or "1h30m". Raises ValueError otherwise."""
-    parts = re.findall(r"(\d+(?:\.\d+)?)([smh])", text)
-    seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
-    if "".join(number + unit for number, unit in parts) != text or not seconds > 0:
-        raise ValueError(f"--budget {text!r} is not a time: expected for instance 45s, 30m, 2h or 1h30m")
-    return seconds
-
-
-def duration(seconds: float) -> str:
-    """About so long, in words."""
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:.0f} min"
-        if seconds < 2 * 3600
-        else f"{seconds / 3600:.1f} h"
-    )
-
-
-def fit(
-    settings: BenchConfig, cost: CostEstimate, budget: float, spent: float = 0.0
-) -> tuple[BenchConfig, dict[str, Any]]:
+def fit(settings: BenchConfig, cost: CostEstimate, budget: float, spent: float = 0.0) -> tuple[BenchConfig, Budget]:
     """The settings of a run that takes at most `budget` seconds, `spent` of them gone, and a record of it for the
     summary.
 
     Fewer images make wider intervals, fewer iterations a weaker attack: images are reduced first, to `LEAST_IMAGES`;
     then all attacks alike.
-
-    Returns:
-        settings, {"seconds", "estimated_seconds", "reduced": {key: [asked, given]}}.
 
     Raises:
         ConfigError: even the least run takes longer.
@@ -182,29 +136,16 @@ def fit(
                 f"--budget: {images} images and a tenth of the attacks' iterations take about {duration(least)}, more"
                 f" than {duration(budget)}; give that much, or ask for fewer attacks or draws"
             )
-    reduced: dict[str, list[Any]] = {} if images == cost.images else {"data.images": [cost.images, images]}
+    reduced: dict[str, tuple[Any, Any]] = {} if images == cost.images else {"data.images": (cost.images, images)}
     given = settings.model_copy(update={"data": settings.data.model_copy(update={"images": images})})
     if share < 1:
         attacks = tuple(attack.reduced(share) for attack in settings.attacks)
         for old, new in zip(settings.attacks, attacks, strict=True):
             changed = (name for name in new.own if old.own[name] != new.own[name])
-            reduced |= {f"attacks.{old.label}.{name}": [old.own[name], new.own[name]] for name in changed}
+            reduced |= {f"attacks.{old.label}.{name}": (old.own[name], new.own[name]) for name in changed}
         given = given.model_copy(update={"attacks": attacks})
     seconds = images * sum(row.fixed + share * row.variable for row in cost.rows)
-    return given, {"seconds": budget, "estimated_seconds": round(seconds, 1), "reduced": reduced}
-
-
-def reduction_lines(record: dict[str, Any]) -> list[str]:
-    """What `fit` changed, in words, a line each."""
-    if not record["reduced"]:
-        return [
-            f"budget of {duration(record['seconds'])}: the whole run fits, about"
-            f" {duration(record['estimated_seconds'])}"
-        ]
-    lines = [f"budget of {duration(record['seconds'])}: reduced to about {duration(record['estimated_seconds'])}"]
-    lines += [f"  {key}: {asked} -> {given}" for key, (asked, given) in record["reduced"].items()]
-    weaker = any(key.startswith("attacks.") for key in record["reduced"])
-    return lines + (["  fewer iterations are a weaker attack: robust accuracies come out too high"] if weaker else [])
+    return given, Budget(seconds=budget, estimated_seconds=round(seconds, 1), reduced=reduced)
 
 
 # before every run

@@ -67,9 +67,9 @@ def _peak_of(call: Callable[[], None], device: torch.device) -> float:
         call()
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is resident now
-    before = _peak_resident()
+    resident = _peak_resident()
     call()
-    return _peak_resident() - before
+    return _peak_resident() - resident
 
 
 def _peak_resident() -> float:

@@ -8,6 +8,7 @@ other numbers of steps are the same configuration with another dt.
 """
 
 import copy
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -62,7 +63,8 @@ class PublishedAdjoint(Purifier):
                 method="euler",
                 dt=self.t_star / self.steps,
             )
-        return states[-1].reshape(x.shape)
+        last: Tensor = states[-1]
+        return last.reshape(x.shape)
 
 
 class _RealTimeSDE(nn.Module):
@@ -92,7 +94,7 @@ class _RealTimeBrownian:
 
     levy_area_approximation = "none"
 
-    def __init__(self, keys: Tensor, size: int, dtype: torch.dtype, times: tuple[float, ...]):
+    def __init__(self, keys: Tensor, size: int, dtype: torch.dtype, times: Sequence[float] | Tensor):
         self.motion = KeyedBrownian(keys, size, dtype)
         self.shape, self.dtype, self.device = self.motion.shape, dtype, keys.device
         self.knots = 1 - np.array(times)

@@ -5,33 +5,30 @@ fresh draws of the deployed model. The other packages are unchanged and know not
 draws anew at every call. pyautoattack is always there; torchattacks and foolbox take part where they are installed.
 """
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import attacks
-from attacks.ensembles.autoattack import FreshDraws, seed_of, seeded
 from attacks.ensembles.eot_autoattack import EOTAutoAttack
 from attacks.gradient.apgd import APGD
-from attacks.randomness import default_keys
-from attacks.threats import Linf, Threat
 from benchmarks.config.attack_kinds import NormConfig
 from benchmarks.config.bench import BenchConfig
 from benchmarks.config.sections import ConfigError
-from benchmarks.evaluation.evaluate import Attack, Evaluation, evaluate
+from benchmarks.evaluation.evaluate import Attack, evaluate
+from benchmarks.evaluation.result import Evaluation
 from benchmarks.evaluation.statistics import PairedDifference, paired_difference
 from benchmarks.experiments import setup
+from benchmarks.experiments.foreign_attacks import Foolbox, Torchattacks
 from benchmarks.runs.environment import environment
-from benchmarks.runs.folder import write_text
 from benchmarks.runs.progress import progress_bar
+from benchmarks.runs.schema import RivalsResult, write
+from benchmarks.runs.schema.rivals import RivalPair, RivalRow
 
-SCHEMA = 1
 STEPS, ENSEMBLE = "gradient steps", "ensembles"
 PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")
 
@@ -46,6 +43,14 @@ class Contestant:
     package: str
     event: str
     attack: Attack
+
+    def meets(self, other: "Contestant") -> bool:
+        """Whether this is one of ours, and the other another package's in the same event."""
+        return self.package == "ours" != other.package and other.event == self.event
+
+
+_Measured = tuple[str, Contestant, Evaluation]
+"""A model's name, and what an attack left of it."""
 
 
 class Rivals:
@@ -98,85 +103,86 @@ class Rivals:
                 continue
         return found
 
-    def run(self, out: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    def run(self, out: Path, say: Callable[[str], None]) -> RivalsResult:
         """Measures everything, writes rivals.json to `out` as it goes, and returns its contents; `say` gets a line per
         row.
         """
         models: dict[str, nn.Module] = {"undefended": self.setup.classifier, "defended": self.setup.defended()}
-        rows: list[tuple[str, Contestant, Evaluation]] = []
-        result: dict[str, Any] = {}
+        rows: list[_Measured] = []
         for name, model in models.items():
             for contestant in self.contestants[name == "defended"]:
                 title = f"{name}, {contestant.name} of {contestant.package}"
-                with progress_bar(title, len(self.setup.x)) as update:
-                    evaluation = self._evaluate(model, contestant.attack, lambda done, _: update(done, ""))
+                evaluation = self._evaluate(model, contestant.attack, title)
                 rows.append((name, contestant, evaluation))
                 say(f"{title}: {evaluation.single} % right, {evaluation.seconds:.1f} s")
                 result = self._result(rows)
-                write_text(out / "rivals.json", json.dumps(result, indent=2) + "\n")
+                write(out / "rivals.json", result)
         return result
 
-    def _evaluate(self, model: nn.Module, attack: Attack, progress: Callable[[int, int], None]) -> Evaluation:
-        x, y, settings = self.setup.x, self.setup.y, self.settings
-        return evaluate(
-            model,
-            x,
-            y,
-            attack,
-            settings.draws,
-            settings.seed,
-            image_ids=self.setup.image_ids,
-            batch_size=settings.batch_size,
-            progress=progress,
+    def _evaluate(self, model: nn.Module, attack: Attack, title: str) -> Evaluation:
+        settings = self.settings
+        with progress_bar(title, len(self.setup.x)) as update:
+            return evaluate(
+                model,
+                self.setup.x,
+                self.setup.y,
+                attack,
+                settings.draws,
+                settings.seed,
+                image_ids=self.setup.image_ids,
+                batch_size=settings.batch_size,
+                progress=lambda done, _: update(done, ""),
+            )
+
+    def _result(self, rows: list[_Measured]) -> RivalsResult:
+        return RivalsResult(
+            schema=1,
+            images=len(self.setup.x),
+            threat=str(self.threat),
+            iterations=self.iterations,
+            eot=self.eot,
+            queries=self.queries,
+            draws=self.settings.draws,
+            seed=self.settings.seed,
+            config=self.settings.model_dump(mode="json"),
+            weights=self.setup.weights,
+            environment=environment(self.device),
+            results=tuple(_row(*row) for row in rows),
+            paired=tuple(
+                _pair(row, other) for row in rows for other in rows if row[0] == other[0] and row[1].meets(other[1])
+            ),
         )
 
-    def _result(self, rows: list[tuple[str, Contestant, Evaluation]]) -> dict[str, Any]:
-        settings = {
-            "images": len(self.setup.x),
-            "threat": str(self.threat),
-            "iterations": self.iterations,
-            "eot": self.eot,
-            "queries": self.queries,
-        }
-        return {
-            "schema": SCHEMA,
-            **settings,
-            "draws": self.settings.draws,
-            "seed": self.settings.seed,
-            "config": self.settings.model_dump(mode="json"),
-            "weights": self.setup.weights,
-            "environment": environment(self.device),
-            "results": [_row(*row) for row in rows],
-            "paired": [
-                pair for row in rows if row[1].package == "ours" for other in rows for pair in _pair(row, other)
-            ],
-        }
 
-
-def _row(model: str, contestant: Contestant, evaluation: Evaluation) -> dict[str, Any]:
+def _row(model: str, contestant: Contestant, evaluation: Evaluation) -> RivalRow:
     assert evaluation.attack_cost is not None
-    return {
-        "model": model,
-        "attack": contestant.name,
-        "package": contestant.package,
-        "event": contestant.event,
-        "single": evaluation.single.as_dict(),
-        "worst_of": {str(n): estimate.as_dict() for n, estimate in evaluation.worst_of.items()},
-        "own_verdict": evaluation.own.as_dict() if evaluation.own else None,
-        "attack_cost": asdict(evaluation.attack_cost),
-        "network_evaluations": evaluation.network_evaluations,
-        "seconds": round(evaluation.seconds, 3),
-        "warnings": sorted(set(evaluation.warnings)),
-    }
+    return RivalRow(
+        model=model,
+        attack=contestant.name,
+        package=contestant.package,
+        event=contestant.event,
+        single=evaluation.single,
+        worst_of=evaluation.worst_of,
+        own_verdict=evaluation.own,
+        attack_cost=evaluation.attack_cost,
+        network_evaluations=evaluation.network_evaluations,
+        seconds=round(evaluation.seconds, 3),
+        warnings=tuple(sorted(set(evaluation.warnings))),
+    )
 
 
-def _pair(ours: tuple[str, Contestant, Evaluation], theirs: tuple[str, Contestant, Evaluation]) -> list[dict[str, Any]]:
-    (model, contestant, evaluation), (other_model, rival, other) = ours, theirs
-    if rival.package == "ours" or model != other_model or rival.event != contestant.event:
-        return []
+def _pair(ours: _Measured, theirs: _Measured) -> RivalPair:
+    (model, contestant, evaluation), (_, rival, other) = ours, theirs
     difference = paired_difference(evaluation.per_image.numpy(), other.per_image.numpy())
-    names = {"ours": contestant.name, "theirs": f"{rival.name} of {rival.package}"}
-    return [{"model": model, **names, **difference.as_dict(), "verdict": verdict(difference)}]
+    return RivalPair(
+        model=model,
+        ours=contestant.name,
+        theirs=f"{rival.name} of {rival.package}",
+        value=difference.value,
+        ci95=difference.ci95,
+        p_value=difference.p_value,
+        verdict=verdict(difference),
+    )
 
 
 def verdict(difference: PairedDifference) -> str:
@@ -185,66 +191,3 @@ def verdict(difference: PairedDifference) -> str:
     """
     low, high = difference.ci95
     return "weaker" if low > 0 else "stronger" if high < 0 else "as strong"
-
-
-# packages that know nothing of keys
-
-
-@dataclass(frozen=True)
-class _Foreign:
-    """PGD of another package, with our PGD's steps of 2.5 epsilon / iterations."""
-
-    threat: Threat
-    iterations: int
-    eot: int
-
-    @property
-    def step_size(self) -> float:
-        return 2.5 * self.threat.epsilon / self.iterations
-
-    def __call__(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        keys: Tensor | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Tensor:
-        """Adversarial images (b, c, h, w), allowed by the threat; repeatable for the same batch and keys."""
-        seed = seed_of(default_keys(len(x), x.device) if keys is None else keys)
-        with seeded(seed, x.device):  # these packages draw from torch's global generator
-            x_adv = self.attack(FreshDraws(model, seed).eval(), x, y)
-        return self.threat.project(x_adv.detach(), x)
-
-    def attack(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        raise NotImplementedError
-
-
-class Torchattacks(_Foreign):
-    """torchattacks: `EOTPGD` where the attack is one of Linf, `PGDL2` (which has no EOT: a draw per step) where it is
-    one of L2.
-    """
-
-    def attack(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        import torchattacks
-
-        common = {"eps": self.threat.epsilon, "alpha": self.step_size, "steps": self.iterations}
-        if isinstance(self.threat, Linf):
-            return torchattacks.EOTPGD(model, **common, eot_iter=self.eot)(x, y)
-        return torchattacks.PGDL2(model, **common)(x, y)
-
-
-class Foolbox(_Foreign):
-    """foolbox: `LinfPGD` or `L2PGD` behind its wrapper for EOT, which averages logits."""
-
-    def attack(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        import foolbox
-
-        wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
-        if self.eot > 1:
-            wrapped = foolbox.models.ExpectationOverTransformationWrapper(wrapped, n_steps=self.eot)
-        kind = foolbox.attacks.LinfPGD if isinstance(self.threat, Linf) else foolbox.attacks.L2PGD
-        _, clipped, _ = kind(steps=self.iterations, abs_stepsize=self.step_size)(
-            wrapped, x, y, epsilons=self.threat.epsilon
-        )
-        return clipped

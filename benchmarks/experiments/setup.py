@@ -126,16 +126,10 @@ def _load_all(*parts: Callable[[], Any]) -> list[Any]:
     return found
 
 
-@torch.no_grad()
 def _check_fit(setup: Setup) -> None:
     """One image through both models: sizes and classes that do not fit should not wait for their turn."""
     for name, model in (("classifier", setup.classifier), ("the defended classifier", setup.defended())):
-        try:
-            classes = classifiers.check_logits(model, setup.x[:1]).shape[1]
-        except (RuntimeError, ValueError) as error:
-            raise ConfigError(f"{name} does not take images of shape {tuple(setup.x.shape[1:])}: {error}") from error
-        if classes <= int(setup.y.max()):
-            raise ConfigError(f"{name} has {classes} classes, the labels go up to {int(setup.y.max())}")
+        classes = check_classes(name, model, setup.x, setup.y)
         # else the data set does not say how many classes there are beyond its own labels
         named = not setup.classes[0].isdigit()
         if named and classes != len(setup.classes):
@@ -143,3 +137,17 @@ def _check_fit(setup: Setup) -> None:
                 f"{name} has {classes} classes, data.name={setup.settings.data.name!r} has {len(setup.classes)}: it is"
                 " made for other data"
             )
+
+
+@torch.no_grad()
+def check_classes(name: str, model: nn.Module, x: Tensor, y: Tensor) -> int:
+    """How many classes a model has, by its answer to the first image. Raises ConfigError for images that it does not
+    take, and for labels (n,) that it does not have; `name` is what the message calls it.
+    """
+    try:
+        classes = classifiers.check_logits(model, x[:1]).shape[1]
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"{name} does not take images of shape {tuple(x.shape[1:])}: {error}") from error
+    if classes <= int(y.max()):
+        raise ConfigError(f"{name} has {classes} classes, the labels go up to {int(y.max())}")
+    return classes

@@ -8,8 +8,8 @@ machine where seconds do not.
 
 import statistics
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +17,15 @@ from torch import Tensor, nn
 from attacks.expectation import Expectation
 from attacks.losses import cross_entropy
 from attacks.randomness import mix
+from benchmarks.runs.schema.audit import Speed, Timing
 from purify import DefendedClassifier, DiffPure, ScoreModel, noise_keys
-from purify.gradients import MODES
+from purify.gradients import MODES, GradientMode
 from purify.noise import Stage, standard_normal
 from purify.purifiers import Purifier
 from purify.solvers.grids import time_grid
 
 
-def measure(score: ScoreModel, batch: int, steps: int, rounds: int, device: torch.device) -> dict[str, Any]:
+def measure(score: ScoreModel, batch: int, steps: int, rounds: int, device: torch.device) -> Speed:
     """Times a purification of random images at t_star = 0.1, its gradient in every mode, and its noise.
 
     Args:
@@ -35,13 +36,13 @@ def measure(score: ScoreModel, batch: int, steps: int, rounds: int, device: torc
         device: where to measure.
 
     Returns:
-        See `compare`; the reference is "bare network evaluations". Under "eot" the same of `expectation`.
+        The reference is "bare network evaluations"; under `eot` that of `expectation`.
     """
-    assert score.image_shape is not None
     score = score.to(device)
-    x = torch.rand(batch, *score.image_shape, generator=torch.Generator().manual_seed(0)).to(device)
+    assert score.image_shape is not None
+    x = torch.rand((batch, *score.image_shape), generator=torch.Generator().manual_seed(0)).to(device)
     keys = noise_keys(0, torch.arange(batch), 0).to(device)
-    purifiers = {mode: DiffPure(score, 0.1, steps, mode) for mode in MODES}
+    purifiers = {mode: DiffPure(score, 0.1, steps, cast(GradientMode, mode)) for mode in MODES}
 
     @torch.no_grad()
     def forward() -> None:
@@ -64,13 +65,14 @@ def measure(score: ScoreModel, batch: int, steps: int, rounds: int, device: torc
     eot = compare(
         expectation(purifiers["exact"], x[: max(batch // EOT, 1)], keys[: max(batch // EOT, 1)]), rounds, device
     )
-    return {"batch": batch, "steps": steps, "rounds": rounds, **compare(parts, rounds, device), "eot": eot}
+    whole = compare(parts, rounds, device)
+    return Speed(batch=batch, steps=steps, rounds=rounds, seconds=whole.seconds, ratio=whole.ratio, eot=eot)
 
 
 BARE = "bare network evaluations"
 
 
-def bare_evaluations(score: ScoreModel, x: Tensor, times: tuple[float, ...]) -> Callable[[], None]:
+def bare_evaluations(score: ScoreModel, x: Tensor, times: Sequence[float] | Tensor) -> Callable[[], None]:
     """The network evaluations of a path over `times`, without anything around them or any gradient."""
 
     @torch.no_grad()
@@ -120,10 +122,8 @@ def value_and_gradient(purifier: Purifier, x: Tensor, keys: Tensor) -> Callable[
     return run
 
 
-def compare(parts: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, dict[str, float]]:
-    """{"seconds": {part: median over rounds}, "ratio": {part: median of its time over that of the first part in the
-    same round}}.
-    """
+def compare(parts: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> Timing:
+    """The parts in turn, `rounds` times after one for warming up; the first one is the reference."""
     seconds: dict[str, list[float]] = {name: [] for name in parts}
     for round_ in range(rounds + 1):
         # Whatever runs first in a round pays for the caches that the last part left: take turns.
@@ -135,13 +135,13 @@ def compare(parts: dict[str, Callable[[], None]], rounds: int, device: torch.dev
             if round_ > 0:
                 seconds[name].append(time.perf_counter() - started)
     reference = next(iter(seconds.values()))
-    return {
-        "seconds": {name: statistics.median(values) for name, values in seconds.items()},
-        "ratio": {
+    return Timing(
+        seconds={name: statistics.median(values) for name, values in seconds.items()},
+        ratio={
             name: statistics.median(v / r for v, r in zip(values, reference, strict=True))
             for name, values in seconds.items()
         },
-    }
+    )
 
 
 def _wait(device: torch.device) -> None:

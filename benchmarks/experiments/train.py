@@ -4,10 +4,8 @@ import json
 import math
 import os
 import pickle
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +18,17 @@ from benchmarks.config.train import TrainConfig
 from benchmarks.evaluation.denoising import LinearDenoiser, denoising_errors, measured_images, own_times
 from benchmarks.evaluation.precision import full_precision
 from benchmarks.experiments.card import Card
+from benchmarks.experiments.train_parts import initial_model, loss_of
 from benchmarks.runs.environment import environment
 from benchmarks.runs.folder import RunError
 from benchmarks.runs.progress import progress_bar
-from purify import networks, schedules, zoo
+from benchmarks.runs.schema import TrainingLine
+from benchmarks.runs.stopping import stop_requests
+from purify import zoo
 from purify.score.model import ScoreModel
 from purify.training import loop as training
-from purify.training import objectives
-from purify.training.adversarial import Perturbation, adversarial_denoising
-from purify.zoo import checkpoint
+
+__all__ = ["TrainConfig", "Training"]
 
 CHECKPOINT = "checkpoint.pt"
 QUALITY_TIMES = (0.05, 0.1, 0.15, 0.2, 0.3)
@@ -49,7 +49,7 @@ class Training:
     def __init__(self, settings: TrainConfig, device: torch.device):
         self.settings = settings
         self.device = device
-        model = _model(settings)
+        model = initial_model(settings)
         self.train_set, self.test_set = (
             datasets.load(name, settings.data.root) for name in (settings.data.train, settings.data.test)
         )
@@ -59,7 +59,7 @@ class Training:
                 f"data.test={settings.data.test!r} has images of shape {shapes[1]}, data.train={settings.data.train!r}"
                 f" of {shapes[0]}"
             )
-        loss = _loss(settings, self.train_set, device)
+        loss = loss_of(settings, self.train_set, device)
         images, labels = self.train_set.images[:].to(device), self.train_set.labels.to(device)
         self.trainer = training.Trainer(
             model.to(device), loss, images, labels, training.TrainingSettings(**settings.training.model_dump())
@@ -96,8 +96,10 @@ class Training:
             path = out / f"{settings.name}.classifier.safetensors"
             classifiers.save_classifier(path, average, settings.architecture, settings.network, provenance)
             return quality
+        assert isinstance(average, ScoreModel)
         average.metadata = average.metadata | provenance
-        average.image_shape = tuple(self.train_set.images.shape[1:])
+        _, channels, height, width = self.train_set.images.shape
+        average.image_shape = (channels, height, width)
         path = out / f"{settings.name}.score.safetensors"
         zoo.save_score_model(path, average, settings.architecture, settings.network)
         self._write_card(zoo.load_score_model(path, check=False).to(self.device), path, say)
@@ -152,20 +154,13 @@ class Training:
             rate = len(losses) * settings.training.batch_size / (now - last_log)
             losses.clear()
             with open(out / "log.jsonl", "a") as file:
-                file.write(
-                    json.dumps(
-                        {
-                            "step": step,
-                            "loss": mean,
-                            "images_per_second": rate,
-                            "learning_rate": trainer.learning_rate(step),
-                        }
-                    )
-                    + "\n"
+                line = TrainingLine(
+                    step=step, loss=mean, images_per_second=rate, learning_rate=trainer.learning_rate(step)
                 )
+                file.write(json.dumps(line.as_json()) + "\n")
             update(step, f"loss {mean:.4f}, {rate:,.0f} images/s")
 
-        with progress_bar(f"training {settings.name}", total) as update, _stop_requests() as stopping:
+        with progress_bar(f"training {settings.name}", total) as update, stop_requests() as stopping:
 
             def after_step(step: int, loss: Tensor) -> bool:
                 nonlocal last_log, last_save
@@ -188,108 +183,6 @@ class Training:
         return seconds + time.monotonic() - started
 
 
-def _model(settings: TrainConfig) -> nn.Module:
-    # initial weights are drawn from the global generator by torch's own constructors
-    torch.manual_seed(settings.training.seed)
-    if settings.task == "score":
-        model = _score_model(settings)
-        if settings.init is not None:
-            _start_from(model, settings)
-        return model
-    classifier = classifiers.build(settings.architecture, settings.network)
-    if settings.init is not None:
-        _load_weights(classifier, classifiers.load_classifier(settings.init), settings)
-    return classifier
-
-
-def _loss(settings: TrainConfig, train_set: datasets.Dataset, device: torch.device) -> objectives.Loss:
-    if settings.task == "classifier":
-        return objectives.classification(**settings.augmentation.model_dump())
-    times, flip, weighting, addt = (
-        settings.times.build(),
-        settings.augmentation.flip,
-        settings.objective.weighting,
-        settings.objective.addt,
-    )
-    if addt is None:
-        return objectives.denoising_score_matching(times, flip, weighting)
-    classifier = addt.classifier.load()
-    try:
-        logits = classifier(datasets.as_floats(train_set.images[:1]))
-    except RuntimeError as error:
-        raise ConfigError(
-            f"objective.addt.classifier: {addt.classifier.name} does not take images of {settings.data.train}: {error}"
-        ) from error
-    if logits.shape[1] != len(train_set.classes):
-        found = f"{addt.classifier.name} has {logits.shape[1]} classes, {settings.data.train} {len(train_set.classes)}"
-        raise ConfigError(f"objective.addt.classifier: {found}; give a classifier of the training images")
-    return adversarial_denoising(
-        times, classifier.to(device), Perturbation(addt.rounds, addt.strength, addt.largest), flip, weighting
-    )
-
-
-def _score_model(settings: TrainConfig) -> ScoreModel:
-    network = networks.build(settings.architecture, settings.network)
-    try:
-        schedule = schedules.from_description(settings.schedule)
-    except TypeError as error:
-        raise ConfigError(f"schedule: {error}") from error
-    t_max = settings.times.t_max
-    if t_max > schedule.t_max:
-        raise ConfigError(f"times.t_max={t_max:g} lies beyond the end of {schedule}, {schedule.t_max:g}")
-    if schedule.t_max > 1 and "t_max" not in settings.times.model_fields_set:
-        raise ConfigError(
-            f"times.t_max is missing: the times of {schedule} run to {schedule.t_max:g}, say how far to train"
-        )
-    return ScoreModel(network, schedule, settings.prediction, t_max=t_max, **settings.model.model_dump())
-
-
-def _start_from(model: ScoreModel, settings: TrainConfig) -> None:
-    """Gives `model` the weights of `settings.init`. Raises ConfigError where they were trained to mean
-    something else.
-    """
-    start = zoo.load_score_model(settings.init, check=False)
-    stored, wanted = zoo.settings_of(start), zoo.settings_of(model)
-    own = {"image_shape", "t_max", "class_label"} | ({"sigma_data"} if settings.prediction != "edm" else set())
-    different = [
-        f"{name}={stored[name]!r} and not {wanted[name]!r}"
-        for name in stored
-        if name not in own and stored[name] != wanted[name]
-    ]
-    if different:
-        raise ConfigError(
-            f"init: {settings.init} was trained with {'; '.join(different)}: give this run the same, or start without"
-            " init"
-        )
-    _load_weights(model.network, start.network, settings)
-    model.metadata = {"init": start.metadata}
-
-
-def _load_weights(module: nn.Module, start: nn.Module, settings: TrainConfig) -> None:
-    state = start.state_dict()
-    checkpoint.check_names(
-        module.state_dict(), state, f"init: {settings.init}", f"the {settings.architecture} of this configuration"
-    )
-    module.load_state_dict(state)
-
-
-@contextmanager
-def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether Ctrl-C or SIGTERM came: a step is never torn in the middle."""
-    asked = False
-
-    def ask(*_: Any) -> None:
-        nonlocal asked
-        asked = True
-
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 @torch.no_grad()
 def _measure(settings: TrainConfig, model: nn.Module, test_set: datasets.Dataset) -> dict[str, Any]:
     """A classifier's test accuracy, or a score model's `denoising_errors` at `QUALITY_TIMES`."""
@@ -301,7 +194,7 @@ def _measure(settings: TrainConfig, model: nn.Module, test_set: datasets.Dataset
             "test_images": measured_images(test_set),
         }
     device, right = next(model.parameters()).device, 0
-    for rows in torch.arange(len(test_set)).split(500):
+    for rows in torch.split(torch.arange(len(test_set)), 500):
         right += int(
             (model(datasets.as_floats(test_set.images[rows]).to(device)).argmax(1).cpu() == test_set.labels[rows]).sum()
         )

@@ -10,21 +10,20 @@ from torch import Tensor
 
 from benchmarks.evaluation.denoising import batch_of
 from benchmarks.reports.figures import save_image_grid
+from benchmarks.runs.schema.card import DenoisingRow
 from purify import DiffPure, noise_keys
 from purify.noise import Stage, standard_normal
 from purify.score.model import ScoreModel
 
 
-def save_denoising_curve(rows: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Denoising error against the noise level, of the network and of the linear denoiser, where there is one; `rows` of
-    `benchmarks.card`.
-    """
+def save_denoising_curve(rows: Sequence[DenoisingRow], path: Path) -> None:
+    """Denoising error against the noise level, of the network and of the linear denoiser, where there is one."""
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
-    for label, name, style in (
-        ("network", "mse", "o-"),
-        ("linear denoiser of the training images", "linear_mse", "s--"),
+    for label, errors, style in (
+        ("network", [row.mse for row in rows], "o-"),
+        ("linear denoiser of the training images", [row.linear_mse for row in rows], "s--"),
     ):
-        points = [(row["t"], row[name]) for row in rows if name in row]
+        points = [(row.t, error) for row, error in zip(rows, errors, strict=True) if error is not None]
         if points:
             axis.plot(*zip(*points, strict=True), style, label=label)
     axis.set_xscale("log")
@@ -86,4 +85,4 @@ def save_samples(model: ScoreModel, shape: tuple[int, ...], path: Path, rows: in
     rows = max(2, min(rows, math.isqrt(batch_of(shape))))
     keys = noise_keys(0, torch.arange(rows * rows, device=device), 0)
     blank = torch.full((rows, *shape), 0.5, device=device)
-    save_image_grid([("", purifier(blank, column)) for column in keys.split(rows)], {}, path)
+    save_image_grid([("", purifier(blank, column)) for column in torch.split(keys, rows)], {}, path)

@@ -1,6 +1,6 @@
 """Pictures, as PNG files."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,17 @@ import torch
 from matplotlib import pyplot as plt
 from torch import Tensor
 
-from purify import DiffPure
+from benchmarks.evaluation.statistics import Estimate
+from benchmarks.reports.text import Interval
+from benchmarks.runs.schema import Result, Summary
+from benchmarks.runs.schema.audit import GradientRow
 
 
 def save_image_grid(
     columns: Sequence[tuple[str, Tensor]],
-    captions: dict[str, Sequence[str]],
+    captions: Mapping[str, Sequence[str]],
     path: Path,
-    caption_colors: dict[str, Sequence[str]] | None = None,
+    caption_colors: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Images side by side.
 
@@ -62,7 +65,7 @@ def save_attack_grid(
     y: Tensor,
     keys: Tensor,
     classifier: Callable[[Tensor], Tensor],
-    purifier: DiffPure,
+    purifier: Callable[[Tensor, Tensor], Tensor],
     classes: Sequence[str],
     path: Path,
 ) -> None:
@@ -89,43 +92,53 @@ def save_attack_grid(
     save_image_grid(order, captions, path, colors)
 
 
-def save_accuracy_chart(summary: dict[str, Any], path: Path) -> None:
+def save_accuracy_chart(summary: Summary, path: Path) -> None:
     """Accuracy of every row: single draw, worst of N, majority of N, with 95 % intervals."""
-    results = summary["results"]
-    n = str(summary["draws"])
-    kinds = [
-        ("single draw", lambda r: r["single"]),
-        (f"majority of {n}", lambda r: (r["majority"] or {}).get(n)),
-        (f"worst of {n}", lambda r: r["worst_of"][n]),
-    ]
+    results, n = summary.results, summary.draws
+    kinds: dict[str, Callable[[Result], Estimate | None]] = {
+        "single draw": lambda r: r.single,
+        f"majority of {n}": lambda r: (r.majority or {}).get(n),
+        f"worst of {n}": lambda r: r.worst_of[n],
+    }
     figure, axis = plt.subplots(figsize=(1.6 + 1.3 * len(results), 4), layout="constrained")
-    for k, (label, pick) in enumerate(kinds):
-        bars = [(i, pick(r)) for i, r in enumerate(results) if pick(r) is not None]
-        values = [e["value"] for _, e in bars]
-        errors = [
-            [max(0.0, e["value"] - e["ci95"][0]) for _, e in bars],
-            [max(0.0, e["ci95"][1] - e["value"]) for _, e in bars],
-        ]
-        axis.bar([i + (k - 1) * 0.27 for i, _ in bars], values, 0.27, yerr=errors, capsize=3, label=label)
-    axis.set_xticks(range(len(results)), [f"{r['model']}\n{r['attack']}" for r in results], fontsize=8)
+    for k, (label, pick) in enumerate(kinds.items()):
+        bars = [(i, estimate) for i, r in enumerate(results) if (estimate := pick(r)) is not None]
+        estimates = [estimate for _, estimate in bars]
+        axis.bar(
+            [i + (k - 1) * 0.27 for i, _ in bars],
+            [estimate.value for estimate in estimates],
+            0.27,
+            yerr=errors_of(estimates),
+            capsize=3,
+            label=label,
+        )
+    axis.set_xticks(range(len(results)), [f"{r.model}\n{r.attack}" for r in results], fontsize=8)
     axis.set_ylim(0, 1)
     axis.set_ylabel("accuracy")
-    axis.set_title(f"{summary['images']} images, 95 % intervals", fontsize=10)
+    axis.set_title(f"{summary.images} images, 95 % intervals", fontsize=10)
     axis.grid(axis="y", alpha=0.3)
     axis.legend(fontsize=8)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
 
-def save_curve(x_name: str, lines: dict[str, list[tuple[float, dict[str, Any]]]], path: Path) -> None:
-    """Accuracy against a setting: label -> [(value of the setting, {"value": ..., "ci95": ...}), ...]."""
+def errors_of(estimates: Sequence[Interval]) -> list[list[float]]:
+    """Distances down and up to the interval's ends; rounding may put a value beyond one by an ulp."""
+    return [
+        [max(0.0, e.value - e.ci95[0]) for e in estimates],
+        [max(0.0, e.ci95[1] - e.value) for e in estimates],
+    ]
+
+
+def save_curve(x_name: str, lines: Mapping[str, Sequence[tuple[float, Estimate]]], path: Path) -> None:
+    """Accuracy against a setting: label -> (value of the setting, accuracy) of every run."""
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
     for label, points in lines.items():
         points = sorted(points, key=lambda point: point[0])
-        xs, values = [p[0] for p in points], [p[1]["value"] for p in points]
+        xs, values = [x for x, _ in points], [estimate.value for _, estimate in points]
         (line,) = axis.plot(xs, values, marker="o", label=label)
         axis.fill_between(
-            xs, [p[1]["ci95"][0] for p in points], [p[1]["ci95"][1] for p in points], alpha=0.15, color=line.get_color()
+            xs, [e.ci95[0] for _, e in points], [e.ci95[1] for _, e in points], alpha=0.15, color=line.get_color()
         )
     axis.set_xlabel(x_name)
     axis.set_ylabel("accuracy")
@@ -136,31 +149,27 @@ def save_curve(x_name: str, lines: dict[str, list[tuple[float, dict[str, Any]]]]
     plt.close(figure)
 
 
-def save_audit_chart(rows: list[dict[str, Any]], path: Path) -> None:
+def save_audit_chart(rows: Sequence[GradientRow], path: Path) -> None:
     """Relative error and cosine of every gradient mode against t*, a line for each number of steps."""
-    modes = list(dict.fromkeys(row["mode"] for row in rows if row["mode"] != "backprop"))
-    counts = sorted({row["steps"] for row in rows})
+    modes = list(dict.fromkeys(row.mode for row in rows if row.mode != "backprop"))
+    counts = sorted({row.steps for row in rows})
     styles = ["-", "--", ":", "-."]
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
     for i, mode in enumerate(modes):
         for j, steps in enumerate(counts):
-            points = sorted(
-                (r["t_star"], r["relative_error"], r["cosine"])
-                for r in rows
-                if (r["mode"], r["steps"]) == (mode, steps)
-            )
-            xs = [p[0] for p in points]
-            look = {
+            points = sorted((r for r in rows if (r.mode, r.steps) == (mode, steps)), key=lambda r: r.t_star)
+            xs = [r.t_star for r in points]
+            look: dict[str, Any] = {
                 "color": f"C{i}",
                 "linestyle": styles[j % len(styles)],
                 "marker": "osdxv"[i % 5],
                 "markersize": 4,
                 "linewidth": 2.2 - 0.5 * i,
             }
-            left.plot(xs, [p[1] for p in points], **look)
-            right.plot(xs, [p[2]["median"] for p in points], **look, label=f"{mode}, {steps} steps")
+            left.plot(xs, [r.relative_error for r in points], **look)
+            right.plot(xs, [r.cosine.median for r in points], **look, label=f"{mode}, {steps} steps")
             right.fill_between(
-                xs, [p[2]["min"] for p in points], [p[2]["max"] for p in points], color=f"C{i}", alpha=0.06
+                xs, [r.cosine.min for r in points], [r.cosine.max for r in points], color=f"C{i}", alpha=0.06
             )
     left.set_yscale("log")
     left.axhline(1, color="grey", linewidth=0.8)

@@ -12,7 +12,11 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from benchmarks.experiments.sweep import attacked_alike
+from benchmarks.reports.figures import errors_of
+from benchmarks.runs.schema import MeasuredPoint, PointRow, Points
+
+Entry = tuple[MeasuredPoint, PointRow]
+"""A point and one of its rows."""
 
 _WIDE = 20.0  # from this ratio of the largest to the smallest value on, an axis is logarithmic
 _STYLES = ("-", "--", ":", "-.")
@@ -21,19 +25,19 @@ _SPREAD = 0.02  # of their value, to each side: how far equal costs are set apar
 _PANELS = 4  # side by side
 
 
-def save_sweep_curves(result: dict[str, Any], path: Path) -> None:
+def save_sweep_curves(result: Points, path: Path) -> None:
     """Single-draw accuracy against each numeric value that was swept, with 95 % intervals: a colour for each row, a
     style for each of the other values.
 
     Where no value is a number, against the points' names.
     """
-    points = [point for point in result["points"] if point["results"]]
-    keys = [key for key in result["keys"] if _is_numeric(points, key)]
+    points = result.measured
+    keys = [key for key in result.keys if _is_numeric(points, key)]
     figure, axes = plt.subplots(
         1, max(len(keys), 1), figsize=(6.4 * max(len(keys), 1), 4.4), squeeze=False, layout="constrained"
     )
     for axis, key in zip(axes[0], keys, strict=False):
-        others = [] if result["mode"] == "zip" else [other for other in result["keys"] if other != key]
+        others = [] if result.mode == "zip" else [other for other in result.keys if other != key]
         _draw_curves(axis, points, key, others)
     if not keys:
         _draw_by_name(axes[0, 0], points)
@@ -43,15 +47,15 @@ def save_sweep_curves(result: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def save_pareto(result: dict[str, Any], path: Path) -> None:
+def save_pareto(result: Points, path: Path) -> None:
     """Single-draw accuracy of the defence against network evaluations per purified image, a panel for clean images and
     for each attack with its settings.
 
     The line is the Pareto front of the values, whatever their intervals. Where all points cost the same, one panel with
     the points side by side.
     """
-    points = [point for point in result["points"] if point["results"]]
-    costs = {point["network_evaluations"] for point in points}
+    points = result.measured
+    costs = {point.network_evaluations for point in points}
     if len(costs) == 1:
         figure, axis = plt.subplots(figsize=(max(6.4, 0.6 * len(points) + 1.5), 4.4), layout="constrained")
         _draw_by_name(axis, points)
@@ -76,15 +80,11 @@ def save_pareto(result: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def _draw_pareto(
-    axis: Axes, points: list[dict[str, Any]], entries: list[tuple[dict[str, Any], dict[str, Any]]]
-) -> None:
-    costs = [point["network_evaluations"] for point, _ in entries]
+def _draw_pareto(axis: Axes, points: Sequence[MeasuredPoint], entries: Sequence[Entry]) -> None:
+    costs = [point.network_evaluations for point, _ in entries]
     places = _dodged(costs)
     on_front = [
-        (cost, x, row["single"]["value"])
-        for cost, x, (_, row) in zip(costs, places, entries, strict=True)
-        if row["pareto"]
+        (cost, x, row.single.value) for cost, x, (_, row) in zip(costs, places, entries, strict=True) if row.pareto
     ]
     front = sorted((cost, value) for cost, _, value in on_front)
     axis.step(
@@ -106,48 +106,47 @@ def _draw_pareto(
     )
     for x, (point, row) in zip(places, entries, strict=True):
         position = points.index(point)
-        look = {"color": f"C{position % 10}", "fmt": _MARKERS[position // 10 % len(_MARKERS)], "capsize": 3}
-        axis.errorbar([x], [row["single"]["value"]], yerr=_errors([row["single"]]), label=point["name"], **look)
+        look: dict[str, Any] = {"color": f"C{position % 10}", "fmt": _MARKERS[position // 10 % len(_MARKERS)]}
+        axis.errorbar([x], [row.single.value], yerr=errors_of([row.single]), label=point.name, capsize=3, **look)
     apart = f"\n(equal numbers set apart, by {100 * _SPREAD:g} % at most)" if places != costs else ""
     axis.set_xlabel(f"network evaluations per purified image{apart}")
     _finish(axis, costs)
 
 
-def _groups(points: list[dict[str, Any]]) -> list[tuple[str, list[tuple[dict[str, Any], dict[str, Any]]]]]:
+def _groups(points: Sequence[MeasuredPoint]) -> list[tuple[str, list[Entry]]]:
     """The defence's rows that were attacked alike, under a title that tells them from the others."""
-    groups: dict[tuple[str, str, str], list[tuple[dict[str, Any], dict[str, Any]]]] = {}
+    groups: dict[tuple[str, str, str], list[Entry]] = {}
     for point, row in _defended(points):
-        groups.setdefault(attacked_alike(row), []).append((point, row))
+        groups.setdefault(row.attacked_alike, []).append((point, row))
     firsts = [entries[0][1] for entries in groups.values()]
     titled = []
     for first, entries in zip(firsts, groups.values(), strict=True):
-        settings = first["settings"] or {}
-        others = [other["settings"] or {} for other in firsts if other["attack"] == first["attack"]]
+        settings = first.settings or {}
+        others = [other.settings or {} for other in firsts if other.attack == first.attack]
         differing = [
             f"{key}={value}"
             for key, value in settings.items()
             if key != "threat" and any(other.get(key) != value for other in others)
         ]
-        threat = () if first["attack"] == "none" else (first["threat"],)
-        titled.append((", ".join((_title(first["attack"]), *threat, *differing)), entries))
+        threat = () if first.attack == "none" else (first.threat,)
+        titled.append((", ".join((_title(first.attack), *threat, *differing)), entries))
     return titled
 
 
-def _draw_curves(axis: Axes, points: list[dict[str, Any]], key: str, others: Sequence[str]) -> None:
-    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+def _draw_curves(axis: Axes, points: Sequence[MeasuredPoint], key: str, others: Sequence[str]) -> None:
+    groups: dict[tuple[str, ...], list[MeasuredPoint]] = {}
     for point in points:
-        groups.setdefault(tuple(f"{other.split('.')[-1]}={point['changes'][other]}" for other in others), []).append(
-            point
-        )
-    attacks = list(dict.fromkeys(row["attack"] for _, row in _defended(points)))
+        group = tuple(f"{other.split('.')[-1]}={point.changes[other]}" for other in others)
+        groups.setdefault(group, []).append(point)
+    attacks = list(dict.fromkeys(row.attack for _, row in _defended(points)))
     for style, (group, members) in enumerate(groups.items()):
         for colour, attack in enumerate(attacks):
             entries = sorted(
-                ((p["changes"][key], row["single"]) for p, row in _defended(members) if row["attack"] == attack),
+                ((p.changes[key], row.single) for p, row in _defended(members) if row.attack == attack),
                 key=lambda entry: entry[0],
             )
-            xs, values = [x for x, _ in entries], [estimate["value"] for _, estimate in entries]
-            look = {
+            xs, values = [x for x, _ in entries], [estimate.value for _, estimate in entries]
+            look: dict[str, Any] = {
                 "color": f"C{colour}",
                 "linestyle": _STYLES[style % len(_STYLES)],
                 "marker": _MARKERS[style % len(_MARKERS)],
@@ -156,34 +155,33 @@ def _draw_curves(axis: Axes, points: list[dict[str, Any]], key: str, others: Seq
             axis.errorbar(
                 xs,
                 values,
-                yerr=_errors([e for _, e in entries]),
+                yerr=errors_of([e for _, e in entries]),
                 capsize=3,
                 label=", ".join((_title(attack), *group)),
                 **look,
             )
     axis.set_xlabel(key)
-    _finish(axis, [point["changes"][key] for point in points])
+    _finish(axis, [point.changes[key] for point in points])
 
 
-def _draw_by_name(axis: Axes, points: list[dict[str, Any]]) -> None:
+def _draw_by_name(axis: Axes, points: Sequence[MeasuredPoint]) -> None:
     """The points side by side, and at each the attacks beside each other."""
-    attacks = list(dict.fromkeys(row["attack"] for _, row in _defended(points)))
+    attacks = list(dict.fromkeys(row.attack for _, row in _defended(points)))
     for number, attack in enumerate(attacks):
         shift = min(0.2, 0.7 / len(attacks)) * (number - (len(attacks) - 1) / 2)
         entries = [
-            (points.index(point) + shift, row["single"]) for point, row in _defended(points) if row["attack"] == attack
+            (points.index(point) + shift, row.single) for point, row in _defended(points) if row.attack == attack
         ]
-        errors = _errors([e for _, e in entries])
         axis.errorbar(
             [x for x, _ in entries],
-            [e["value"] for _, e in entries],
-            yerr=errors,
+            [e.value for _, e in entries],
+            yerr=errors_of([e for _, e in entries]),
             fmt="o",
             capsize=3,
             label=_title(attack),
         )
-    names = [point["name"].replace(",", "\n") for point in points]
-    turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if len(points) > 4 else {}
+    names = [point.name.replace(",", "\n") for point in points]
+    turned: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if len(points) > 4 else {}
     axis.set_xticks(range(len(points)), names, fontsize=7, **turned)
     _finish(axis)
 
@@ -203,23 +201,13 @@ def _title(attack: str) -> str:
     return "clean" if attack == "none" else attack
 
 
-def _defended(points: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    return ((point, row) for point in points for row in point["results"] if row["model"] == "defended")
+def _defended(points: Sequence[MeasuredPoint]) -> Iterator[Entry]:
+    return ((point, row) for point in points for row in point.defended)
 
 
-def _is_numeric(points: list[dict[str, Any]], key: str) -> bool:
-    return all(
-        isinstance(point["changes"][key], int | float) and not isinstance(point["changes"][key], bool)
-        for point in points
-    )
-
-
-def _errors(estimates: Sequence[dict[str, Any]]) -> list[list[float]]:
-    """Distances down and up to the interval's ends; rounding may put a value beyond one by an ulp."""
-    return [
-        [max(0.0, e["value"] - e["ci95"][0]) for e in estimates],
-        [max(0.0, e["ci95"][1] - e["value"]) for e in estimates],
-    ]
+def _is_numeric(points: Sequence[MeasuredPoint], key: str) -> bool:
+    values = [point.changes[key] for point in points]
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
 def _dodged(costs: Sequence[float]) -> list[float]:

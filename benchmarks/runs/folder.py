@@ -47,6 +47,12 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def check_identity(path: Path, found: str, expected: str) -> None:
+    """Raises RunError where a batch's file was made by another run than the one that would go on with it."""
+    if found != expected:
+        raise RunError(f"{path} was made with another configuration, other weights or other images; give another --out")
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a file so that a reader, or a run that dies, sees the old or the new contents, never a part."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")

@@ -27,7 +27,11 @@ def progress_bar(title: str, total: int) -> Iterator[Callable[[int, str], None]]
     columns = (description, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), note)
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(title, total=total, note="")
-        yield lambda done, note="": bar.update(task, completed=done, note=note)
+
+        def update(done: int, note: str = "") -> None:
+            bar.update(task, completed=done, note=note)
+
+        yield update
 
 
 def _silent(done: int, note: str = "") -> None:

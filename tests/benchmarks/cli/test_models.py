@@ -11,6 +11,7 @@ import torch
 from models_command import CONFIG, STATE, run, score
 
 from benchmarks.experiments import models
+from benchmarks.experiments.models import fetching
 from purify import CheckpointError
 from purify.zoo import registry
 from purify.zoo.download import DownloadError
@@ -51,7 +52,7 @@ def served(monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     monkeypatch.setattr(
-        models, "address_of", lambda source: f"http://127.0.0.1:{server.server_port}/{source.rpartition('/')[2]}"
+        fetching, "address_of", lambda source: f"http://127.0.0.1:{server.server_port}/{source.rpartition('/')[2]}"
     )
     yield content
     server.shutdown()
@@ -63,7 +64,7 @@ def test_list_names_everything_and_its_users(monkeypatch, tmp_path):
     (tmp_path / "configs" / "cifar10" / "diffpure.yaml").write_text("score: {name: cifar10-ddpmpp-deep-vp}\n")
     (tmp_path / "configs" / "cifar10" / "l2.yaml").write_text("extends: diffpure.yaml\nseed: 1\n")
     (tmp_path / "configs" / "other.yaml").write_text("score: cifar10-ddpmpp-vp\n")
-    monkeypatch.setattr(models.configs, "configs_folder", lambda: tmp_path / "configs")
+    monkeypatch.setattr("benchmarks.config.configs_folder", lambda: tmp_path / "configs")
     monkeypatch.setenv("PURIFY_MODELS", str(tmp_path / "models"))
     lines = run("list").output.splitlines()
     for name in registry.entries():
@@ -186,7 +187,7 @@ def test_names_of_classifiers(monkeypatch, tmp_path):
     monkeypatch.setenv("PURIFY_MODELS", str(tmp_path))
     calls = []
     monkeypatch.setattr(
-        models,
+        fetching,
         "_fetch_file",
         lambda wanted, say: calls.append((str(wanted.target.relative_to(tmp_path)), *wanted.sources)),
     )

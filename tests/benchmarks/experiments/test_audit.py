@@ -10,6 +10,8 @@ from benchmarks.config.bench import BenchConfig
 from benchmarks.experiments import audit
 from benchmarks.experiments.audit_verdicts import verdicts
 from benchmarks.experiments.published_adjoint import PublishedAdjoint
+from benchmarks.runs.schema import AuditResult
+from benchmarks.runs.schema.audit import GradientRow
 from purify import DiffPure, noise_keys
 
 QUICK = [
@@ -32,12 +34,12 @@ def test_compare_has_known_answers():
     truth = torch.tensor([[3.0, 4.0], [0.0, 1.0]], dtype=torch.float64).reshape(2, 1, 1, 2)
     wrong = torch.tensor([[3.0, -4.0], [0.0, 2.0]]).reshape(2, 1, 1, 2)
     result = audit.compare(wrong, truth)
-    assert result["relative_error"] == pytest.approx((65 / 26) ** 0.5)
-    assert result["relative_error_images"] == {"median": pytest.approx(1.0), "max": pytest.approx(1.6)}
-    assert result["cosine"]["min"] == pytest.approx(-7 / 25) and result["cosine"]["max"] == pytest.approx(1)
-    assert result["sign_agreement"] == pytest.approx(3 / 4)
+    assert result.relative_error == pytest.approx((65 / 26) ** 0.5)
+    assert result.relative_error_images.as_json() == {"median": pytest.approx(1.0), "max": pytest.approx(1.6)}
+    assert result.cosine.min == pytest.approx(-7 / 25) and result.cosine.max == pytest.approx(1)
+    assert result.sign_agreement == pytest.approx(3 / 4)
     broken = audit.compare(torch.tensor([[0.0, 0.0], [torch.nan, 1.0]]).reshape(2, 1, 1, 2), truth)
-    assert broken["zero"] == broken["not_finite"] == 0.5
+    assert broken.zero == broken.not_finite == 0.5
 
 
 @pytest.mark.parametrize("overrides", [[], ["purifier.eta=0.5", "purifier.noising=discrete", "purifier.grid=uniform"]])
@@ -45,7 +47,7 @@ def test_the_truth_is_what_float64_finite_differences_say(overrides):
     """Independent of autograd altogether."""
     experiment = audit.Audit(config.load(BenchConfig, "fashion-mnist/bench", [*QUICK, *overrides]), torch.device("cpu"))
     found = experiment.finite_differences()
-    assert found["exact"] < 1e-6 and found["reference"] < 1e-6
+    assert found.exact < 1e-6 and found.reference < 1e-6
 
 
 def test_published_adjoint_has_diffpures_values_and_converges_to_the_gradient(gaussian_score, unet_score):
@@ -138,8 +140,14 @@ def row(mode, precision="float32", **changes):
         "gradient_as_backprop": True,
         "t_star": 0.1,
         "steps": 5,
+        "grid": "uniform",
+        "sign_agreement": 1.0,
     }
-    return {"mode": mode, "precision": precision, **errors, **rest, **changes}
+    return GradientRow.model_validate({"mode": mode, "precision": precision, **errors, **rest, **changes})
+
+
+def verdicts_of(gradients, sweep=()):
+    return verdicts(AuditResult(schema=1, images=3, gradients=tuple(gradients), sweep=tuple(sweep)))
 
 
 @pytest.mark.parametrize(
@@ -166,16 +174,16 @@ def row(mode, precision="float32", **changes):
     ],
 )
 def test_verdicts(changed, passed, text):
-    verdict = verdicts({"gradients": [row("backprop"), changed], "sweep": []})[1]
-    assert verdict["passed"] is passed and text in verdict["text"]
+    verdict = verdicts_of([row("backprop"), changed])[1]
+    assert verdict.passed is passed and text in verdict.text
 
 
 def test_rounding_that_backprop_shares_is_not_held_against_exact():
     noisy = {"relative_error": 3e-5, "relative_error_images": {"median": 1e-5, "max": 9e-5}}
-    result = {"gradients": [row("backprop")], "sweep": [row("backprop", **noisy), row("exact", **noisy)]}
-    assert all(verdict["passed"] for verdict in verdicts(result))
-    result["sweep"][1]["relative_error"] = 6e-5
-    assert [verdict["passed"] for verdict in verdicts(result)] == [True, False]
+    rows, sweep = [row("backprop")], [row("backprop", **noisy), row("exact", **noisy)]
+    assert all(verdict.passed for verdict in verdicts_of(rows, sweep))
+    sweep[1] = row("exact", **noisy | {"relative_error": 6e-5})
+    assert [verdict.passed for verdict in verdicts_of(rows, sweep)] == [True, False]
 
 
 def test_published_adjoint_is_called_as_published(unet_score, monkeypatch):

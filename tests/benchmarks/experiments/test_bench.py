@@ -51,6 +51,23 @@ TINY = {
         },
     ],
 }
+KEYS = [
+    "schema",
+    "seed",
+    "images",
+    "draws",
+    "complete",
+    "weights",
+    "config",
+    "environment",
+    "peak_memory",
+    "results",
+    "paired",
+    "budget",
+    "diagnostics",
+    "looked_for",
+    "flags",
+]
 
 
 def run(monkeypatch, *arguments):
@@ -79,6 +96,7 @@ def folder(config, tmp_path_factory):
 def test_summary_follows_the_contract(folder):
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["schema"], summary["seed"], summary["images"], summary["draws"]) == (1, 0, 6, 3)
+    assert list(summary) == KEYS
     rows = {(r["model"], r["attack"]) for r in summary["results"]}
     names = ["none", "pgd", "pgd-bpda", "pgd-l2", "fixed", "autoattack"]
     assert rows == {("defended", n) for n in names} | {("undefended", n) for n in names if n != "pgd-bpda"}

@@ -16,6 +16,7 @@ from benchmarks.config.bench import BenchConfig
 from benchmarks.experiments.bench import Bench
 from benchmarks.reports import markdown
 from benchmarks.reports import terminal as report
+from benchmarks.runs.schema import Summary
 
 LINF = {"norm": "Linf", "epsilon": 0.1}
 COMMON = {"threat": LINF, "steps": 2, "models": ["defended"]}
@@ -59,7 +60,8 @@ def run(bench, tmp_path_factory):
 
 def test_rows_say_what_was_attacked_and_at_what_cost(run):
     out, summary, _ = run
-    assert json.loads((out / "summary.json").read_text()) == summary
+    assert json.loads((out / "summary.json").read_text()) == summary.as_json()
+    summary = summary.as_json()
     rows = {(r["model"], r["attack"]): r for r in summary["results"]}
     assert [name for model, name in rows if model == "undefended"] == ["none", "seek"]
     plain, transfer, short, seek = (rows["defended", name] for name in ("pgd", "transfer", "short", "seek"))
@@ -128,13 +130,14 @@ def test_the_table_fits_80_columns_and_says_it_all(run):
 
 def test_summaries_of_old_can_be_printed(run):
     """Without the keys that came later."""
-    old = json.loads(json.dumps(run[1]))
+    old = run[1].as_json()
     for key in ("flags", "budget", "diagnostics"):
         del old[key]
     for row in old["results"]:
         for key in ("attack_cost", "undefined", "reached", "through", "surrogate", "target", "unit", "settings"):
             row.pop(key, None)
-    assert report.flag_lines(old) == [] and report.table(old).row_count == len(old["results"])
+    old = Summary.model_validate(old)
+    assert report.flag_lines(old) == [] and report.table(old).row_count == len(old.results)
     assert "pgd (2 steps, EOT 2)" in markdown.runs_table([old])
 
 
@@ -153,7 +156,7 @@ def test_a_verdict_on_another_model_is_not_the_defences(tmp_path):
         "attacks": [{**short, "name": "own"}, {**short, "name": "bare", "through": "classifier"}],
     }
     summary, _ = Bench(config.validate(BenchConfig, made), torch.device("cpu")).run(tmp_path, lambda _: None)
-    verdicts = {r["attack"]: r["own_verdict"] for r in summary["results"] if r["model"] == "defended"}
+    verdicts = {r.attack: r.own_verdict for r in summary.results if r.model == "defended"}
     assert verdicts["none"] is None and verdicts["own"] is not None and verdicts["bare"] is None
 
 

@@ -76,7 +76,7 @@ def test_a_network_of_small_noise_levels_makes_no_samples(tmp_path):
     assert (
         not (tmp_path / "samples.png").exists() and "samples.png" not in text and "trained up to its time 0.3" in text
     )
-    assert max(row["t"] for row in numbers["denoising"]) == 0.3 and "ratio" not in numbers["denoising"][0]
+    assert max(row.t for row in numbers.denoising) == 0.3 and "ratio" not in numbers.denoising[0].as_json()
     assert "Nothing is known of its training" in text
 
 

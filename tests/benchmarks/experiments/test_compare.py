@@ -12,7 +12,8 @@ from benchmarks.config.sections import ConfigError
 from benchmarks.config.sweep import load_compare, load_sweep
 from benchmarks.evaluation.statistics import paired_difference
 from benchmarks.experiments.sweep import Sweep
-from benchmarks.reports.terminal import percent
+from benchmarks.reports.text import percent
+from benchmarks.runs.schema import read_points
 
 TINY = {
     "data": {"name": "fashion-mnist-embedded", "images": 4},
@@ -69,24 +70,23 @@ def per_image(folder, attack):
 
 def test_the_table_says_what_was_measured(folder):
     """Every cell of compare.md again, from compare.json; every difference, from the images of both runs."""
-    result = json.loads((folder / "compare.json").read_text())
+    result = read_points(folder)
     head, rule, *lines = (folder / "compare.md").read_text().split("\n\n")[0].splitlines()
     assert head.count("|") == rule.count("|") == 11 and "worst of 2" in head and len(lines) == 3
-    for point, line in zip(result["points"], lines, strict=True):
-        rows = defended(point)
-        clean, pgd = rows["none"], rows["pgd"]
+    for point, line in zip(result.measured, lines, strict=True):
+        clean, pgd = point.defended
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        assert cells[:2] == [point["name"], "3"] and float(cells[2]) == pytest.approx(point["seconds"], rel=0.05)
-        assert (cells[3], cells[5]) == (percent(clean["single"]), "pgd, Linf 0.1")
-        assert cells[6:9] == [percent(pgd["single"]), percent(pgd["worst_of"]["2"]), percent(pgd["majority"]["2"])]
+        assert cells[:2] == [point.name, "3"] and float(cells[2]) == pytest.approx(point.seconds, rel=0.05)
+        assert (cells[3], cells[5]) == (percent(clean.single), "pgd, Linf 0.1")
+        assert cells[6:9] == [percent(pgd.single), percent(pgd.worst_of[2]), percent(pgd.majority[2])]
         for row, cell in ((clean, cells[4]), (pgd, cells[9])):
-            if point["name"] == "uniform":
-                assert row["paired"] is None and cell == "-"
+            if point.name == "uniform":
+                assert row.paired is None and cell == "-"
                 continue
             difference = paired_difference(
-                per_image(folder / point["folder"], row["attack"]), per_image(folder / "uniform", row["attack"])
+                per_image(folder / point.folder, row.attack), per_image(folder / "uniform", row.attack)
             )
-            assert cell.startswith(f"{100 * difference.value:+.1f} [") and row["paired"]["ci95"] == pytest.approx(
+            assert cell.startswith(f"{100 * difference.value:+.1f} [") and row.paired.ci95 == pytest.approx(
                 difference.ci95
             )
 

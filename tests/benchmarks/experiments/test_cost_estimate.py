@@ -11,8 +11,12 @@ from benchmarks.config.bench import BenchConfig
 from benchmarks.config.sections import ConfigError
 from benchmarks.experiments import cost_estimate
 from benchmarks.experiments.bench import Bench
-from benchmarks.experiments.cost_estimate import CostEstimate, RowCost, duration, fit, parse_duration, reduction_lines
+from benchmarks.experiments.cost_estimate import fit
 from benchmarks.reports import markdown
+from benchmarks.reports.text import reduction_lines
+from benchmarks.runs.cost import CostEstimate, RowCost
+from benchmarks.runs.durations import duration, parse_duration
+from benchmarks.runs.schema import read_summary
 
 LINF = {"norm": "Linf", "epsilon": 0.1}
 TINY = {
@@ -79,9 +83,9 @@ SETTINGS = config.validate(BenchConfig, TINY | {"data": {"name": "fashion-mnist-
 def test_images_are_reduced_first(budget, spent, images, steps, estimated):
     given, record = fit(SETTINGS, CostEstimate(ROWS, 100, 0), budget, spent)
     assert (given.data.images, given.attacks[0].steps) == (images, steps)
-    assert record["seconds"] == budget and record["estimated_seconds"] == pytest.approx(estimated)
-    assert record["reduced"].get("data.images") == (None if images == 100 else [100, images])
-    assert ("attacks.pgd.steps" in record["reduced"]) == (steps != 6)
+    assert record.seconds == budget and record.estimated_seconds == pytest.approx(estimated)
+    assert record.reduced.get("data.images") == (None if images == 100 else (100, images))
+    assert ("attacks.pgd.steps" in record.reduced) == (steps != 6)
     assert given.draws == SETTINGS.draws
     lines = "\n".join(reduction_lines(record))
     assert ("100 -> " in lines) == (images != 100) and ("weaker attack" in lines) == (steps != 6)
@@ -155,7 +159,7 @@ def test_a_budget_reduces_and_says_so(file, tmp_path, monkeypatch, capsys):
         f"data.images: 20 -> {summary['images']}" in printed.err
         and f"data.images: 20 -> {summary['images']}" in printed.out
     )
-    assert f"| {summary['images']} (reduced by --budget) |" in markdown.runs_table([summary])
+    assert f"| {summary['images']} (reduced by --budget) |" in markdown.runs_table([read_summary(out)])
     assert yaml.safe_load((out / "config.yaml").read_text())["data"]["images"] == summary["images"]
     assert run(monkeypatch, "bench", out / "config.yaml", "--out", out, "--resume", "--device", "cpu") == 0
     assert json.loads((out / "summary.json").read_text())["budget"] == summary["budget"]  # it stays with the run

@@ -14,9 +14,11 @@ from benchmarks.config.sweep import load_sweep
 from benchmarks.evaluation.statistics import paired_difference
 from benchmarks.experiments import bench as bench_module
 from benchmarks.experiments.bench import Bench
-from benchmarks.experiments.sweep import Outcome, Sweep, pareto_front
+from benchmarks.experiments.sweep import Sweep
+from benchmarks.experiments.sweep_points import Outcome, pareto_front
 from benchmarks.reports.sweep_figures import _dodged, save_pareto
 from benchmarks.reports.terminal import sweep_table
+from benchmarks.runs.schema import Points, read_points
 
 TINY = {
     "data": {"name": "fashion-mnist-embedded", "images": 4},
@@ -185,7 +187,7 @@ def test_figures_and_table(folder, result):
         any(line.startswith(f"| {point['name']} |") for line in lines) for point in result["points"]
     )
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(sweep_table(result))
+    console.print(sweep_table(read_points(folder)))
     text = console.export_text()
     assert "…" not in text and text.count("t_star=0.15") == 2 and text.count("2 NFE") == 2
 
@@ -206,7 +208,7 @@ def drawn(monkeypatch):
 
 def test_equal_costs_are_drawn_side_by_side_by_name(result, tmp_path, drawn):
     result["points"] = [point for point in result["points"] if point["network_evaluations"] == 2]
-    save_pareto(result, tmp_path / "pareto.png")
+    save_pareto(Points.model_validate(result), tmp_path / "pareto.png")
     (axis,) = drawn.figure.axes
     assert axis.get_title() == "2 network evaluations each"
     assert [label.get_text() for label in axis.get_xticklabels()] == ["t_star=0.05\nsteps=2", "t_star=0.15\nsteps=2"]
@@ -214,8 +216,8 @@ def test_equal_costs_are_drawn_side_by_side_by_name(result, tmp_path, drawn):
     assert clean == pytest.approx([-0.1, 0.9]) and pgd == pytest.approx([0.1, 1.1])
 
 
-def test_the_front_is_drawn_at_true_costs(result, tmp_path, drawn):
-    save_pareto(result, tmp_path / "pareto.png")
+def test_the_front_is_drawn_at_true_costs(folder, tmp_path, drawn):
+    save_pareto(read_points(folder), tmp_path / "pareto.png")
     assert [axis.get_title() for axis in drawn.figure.axes] == ["clean", "pgd, Linf 0.1"]
     for axis in drawn.figure.axes:
         front = next(line for line in axis.lines if line.get_label() == "Pareto front of point estimates")
@@ -234,18 +236,16 @@ def test_rows_of_other_attacks_are_marked_and_have_a_front_of_their_own(tmp_path
         str(write(tmp_path / "c.yaml")), over=["attacks.0.threat.epsilon=0.1,0.02", "attacks.0.steps=1,2"]
     )
     result = Sweep(plan, torch.device("cpu")).run(tmp_path, lambda _: None)
-    rows = [
-        {row["attack"]: row for row in point["results"] if row["model"] == "defended"} for point in result["points"]
-    ]
-    assert [row["pgd"]["note"] for row in rows] == [
+    rows = [{row.attack: row for row in point.defended} for point in result.measured]
+    assert [row["pgd"].note for row in rows] == [
         None,
         "another attack",
         "another threat",
         "another threat, another attack",
     ]
-    assert all(row["none"]["note"] is None for row in rows) and all(row["pgd"]["paired"] for row in rows[1:])
-    assert all(row["pgd"]["pareto"] for row in rows)  # at equal cost, the strongest would lose to the weakest
-    assert [row["pgd"]["settings"]["steps"] for row in rows] == [1, 2, 1, 2]
+    assert all(row["none"].note is None for row in rows) and all(row["pgd"].paired for row in rows[1:])
+    assert all(row["pgd"].pareto for row in rows)  # at equal cost, the strongest would lose to the weakest
+    assert [row["pgd"].settings["steps"] for row in rows] == [1, 2, 1, 2]
     difference = list(sweep_table(result).columns[-1].cells)
     assert [cell.split("]")[-1] for cell in difference] == [
         "-",
@@ -287,7 +287,7 @@ def test_report_says_what_it_cannot_print(name, text, message, tmp_path, monkeyp
 def test_points_of_different_images_are_not_paired(tmp_path):
     plan = load_sweep(str(write(tmp_path / "c.yaml", attacks=[])), over=["data.first=0,4"])
     result = Sweep(plan, torch.device("cpu")).run(tmp_path, lambda _: None)
-    assert result["complete"] and all(row["paired"] is None for row in result["points"][1]["results"])
+    assert result.complete and all(row.paired is None for row in result.points[1].results)
 
 
 def test_a_fraction_is_swept_as_the_number_that_it_is(tmp_path):
@@ -302,7 +302,7 @@ def test_a_fraction_is_swept_as_the_number_that_it_is(tmp_path):
     expected = [
         {"attacks.0.threat.epsilon": pytest.approx(value), "classifier": "fashion-mnist"} for value in (8 / 255, 0.1)
     ]
-    assert [point["changes"] for point in result["points"]] == expected
+    assert [point.changes for point in result.points] == expected
 
 
 # the points

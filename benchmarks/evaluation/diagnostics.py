@@ -7,66 +7,23 @@ has room for 0. The signs are those of Carlini et al. 2019 (arXiv 1902.06705, se
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from itertools import permutations
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from attacks.inputs import check_inputs
-from attacks.randomness import default_keys, uniform
 from attacks.threats import L2, Linf, Threat
-from benchmarks.config.attack import AttackConfig, ModelName
-from benchmarks.config.attack_kinds import (
-    APGDConfig,
-    EOTAutoAttackConfig,
-    IterativeConfig,
-    NormConfig,
-    PGDConfig,
-    SquareConfig,
-)
-from benchmarks.evaluation.evaluate import Attack, Evaluation
+from benchmarks.evaluation import signs
+from benchmarks.evaluation.result import Evaluation
+from benchmarks.evaluation.signs import Flag
 from benchmarks.evaluation.statistics import PairedDifference, paired_difference
 
 SIGNIFICANCE = 0.01
-LEAST_IMAGES = 8
-"""With fewer images no difference between two rows has so small a p-value: that of n images is 2 / 2^n at the least."""
-
-IMAGES = 32
-"""The rows that `probes` asks for are measured on so many images at most."""
-
 NEAR_ZERO = 0.05
 _LARGE = 0.5  # Linf from here on lets every pixel become grey
-_QUERIES, _QUERIES_PER_DRAW = 200, 50  # at least; by draw of a random model
-_TRANSFER_STEPS = 20
-_DOUBLED = PGDConfig, IterativeConfig, EOTAutoAttackConfig  # attacks that are the same ones with more draws
 _SHARE = 0.05  # of images, whose gradients are bad
-_GRADIENTS = ("gradients exactly zero", "gradients NaN or infinite")
-_NOISE, _LARGE_EPSILON = "noise as good as the attack", "robust at a large epsilon"
-_ONE_STEP, _QUERY, _TRANSFER = "single step beats iterations", "queries beat gradients", "transfer beats white box"
-_LOST = "images lost without any attack"
-_RISING, _UNCONVERGED = "accuracy rises with epsilon", "EOT not converged"
-COMPARISONS = {
-    _ONE_STEP: (
-        "the steps undo each other or the gradient is masked: more iterations, a smaller step, momentum, other losses"
-    ),
-    _QUERY: "the gradients are masked: find out by `purify audit` where, and report the lower number",
-    _TRANSFER: (
-        "the deployed model's gradients are worse than another model's: masked, or too noisy (more EOT); report the"
-        " lower number"
-    ),
-    _RISING: (
-        "a larger ball holds the smaller one: start the attack from the smaller ball's result, take steps in proportion"
-        " to epsilon, more iterations"
-    ),
-    _UNCONVERGED: "more draws per gradient: double eot from {eot} until the accuracy stays",
-}
-"""What to do where a row beats another one that should be the stronger one."""
-
-SIGNS = (*_GRADIENTS, _NOISE, *COMPARISONS, _LARGE_EPSILON, _LOST)
-"""All that rows are looked through for, but a missing clean row."""
-
 _ZERO, _BROKEN = (
     re.compile(rf"gradient was {what} for (\d+) of (\d+) images") for what in ("exactly zero", "NaN or infinite")
 )
@@ -95,49 +52,6 @@ class Measured:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Flag:
-    """A sign of a broken evaluation.
-
-    Attributes:
-        sign: which one.
-        model, attack: the row that is in doubt; `compared_with` the row that raises the doubt, if any.
-        seen: what was seen; `advice`: what to do.
-        difference: in accuracy, of the doubted row minus the other one, with its 95 % interval and p-value.
-    """
-
-    sign: str
-    model: str
-    attack: str
-    seen: str
-    advice: str
-    compared_with: str | None = None
-    difference: PairedDifference | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"difference": None if self.difference is None else self.difference.as_dict()}
-
-
-def measured(model_name: str, config: AttackConfig | None, threat: Threat | None, evaluation: Evaluation) -> Measured:
-    """A row of `purify bench` as it is checked here."""
-    if config is None:
-        return Measured(model_name, "none", evaluation)
-    access: Access = "white box" if config.white_box else "query"
-    access = "noise" if isinstance(config, NoiseConfig) else "transfer" if config.through != "deployed" else access
-    facts = config.facts(model_name == "defended")
-    own = {name: value for name, value in config.own.items() if name not in ("eot", "bound")}
-    if own.get("step_size") is not None and threat is not None and config.threat is not None:
-        # the same attack at another epsilon takes steps in proportion
-        own["step_size"] = round(own["step_size"] / threat.epsilon, 6)
-    shared = config.model_dump(include={"kind", "gradient", "randomness", "through", "surrogate", "target"})
-    within = {} if config.threat is None else config.threat.model_dump(exclude={"epsilon"})
-    settings = {**shared, **own, **within, "iterations": facts["iterations"], "eot": facts["eot"]}
-    return Measured(model_name, config.label, evaluation, access, threat, settings)
-
-
-# the checks
-
-
 def flags(rows: Iterable[Measured]) -> list[Flag]:
     """All signs in these rows, each row of a model and an attack once."""
     rows = list(rows)
@@ -153,24 +67,27 @@ def flags(rows: Iterable[Measured]) -> list[Flag]:
 
 
 def looked_for(rows: Iterable[Measured]) -> dict[str, int]:
-    """Which of `SIGNS` could be found in these rows, and the most images that it was looked for on: a comparison needs
-    `LEAST_IMAGES`.
+    """Which of `signs.SIGNS` could be found in these rows, and the most images that it was looked for on: a comparison
+    needs `signs.LEAST_IMAGES`.
     """
     rows = list(rows)
     attacked = [row for row in rows if row.access != "none"]
-    pairs = [(_NOISE, best, noise) for best, noise in _against_noise(attacked)] + list(_comparisons(attacked))
+    pairs = [(signs.NOISE, best, noise) for best, noise in _against_noise(attacked)] + list(_comparisons(attacked))
     looks = [(sign, min(_images(doubted), _images(by))) for sign, doubted, by in pairs]
     white = [row for row in attacked if row.access == "white box"]
     # the official code does not tell
-    looks += [(sign, _images(row)) for sign in _GRADIENTS for row in white if row.settings.get("kind") != "autoattack"]
+    gradients = (signs.ZERO_GRADIENTS, signs.BROKEN_GRADIENTS)
+    looks += [(sign, _images(row)) for sign in gradients for row in white if row.settings.get("kind") != "autoattack"]
     looks += [
-        (_LARGE_EPSILON, _images(row))
+        (signs.LARGE_EPSILON, _images(row))
         for row in white
         if row.threat is not None and _is_large(row.threat, row.evaluation.x_adv)
     ]
-    looks += [(_LOST, min(_images(bare), _images(defended))) for bare, defended in _clean_pairs(rows)]
+    looks += [(signs.LOST, min(_images(bare), _images(defended))) for bare, defended in _clean_pairs(rows)]
     return {
-        sign: max(images for of, images in looks if of == sign) for sign in SIGNS if any(of == sign for of, _ in looks)
+        sign: max(images for of, images in looks if of == sign)
+        for sign in signs.SIGNS
+        if any(of == sign for of, _ in looks)
     }
 
 
@@ -196,7 +113,7 @@ def _without_clean(rows: list[Measured], attacked: list[Measured]) -> Iterable[F
     for model in sorted({row.model for row in attacked} - clean):
         seen = "a worst-of-N accuracy under attack without that of clean images beside it"
         yield Flag(
-            "no clean row",
+            signs.NO_CLEAN_ROW,
             model,
             "none",
             seen,
@@ -220,7 +137,7 @@ def _lost_images(rows: list[Measured]) -> Iterable[Flag]:
         if after.ci95[1] < before.value / 2:
             seen = f"clean accuracy {after} %, {before} % without the defence"
             yield Flag(
-                _LOST,
+                signs.LOST,
                 "defended",
                 "none",
                 seen,
@@ -233,13 +150,17 @@ def _bad_gradients(attacked: list[Measured]) -> Iterable[Flag]:
     for pattern, sign, advice in (
         (
             _ZERO,
-            _GRADIENTS[0],
+            signs.ZERO_GRADIENTS,
             (
                 "look for a detach, rounding or a saturated softmax (loss: margin); differentiate another way"
                 " (gradient: bpda) or by queries"
             ),
         ),
-        (_BROKEN, _GRADIENTS[1], "look for what overflows in the model; use loss: margin, or an attack by queries"),
+        (
+            _BROKEN,
+            signs.BROKEN_GRADIENTS,
+            "look for what overflows in the model; use loss: margin, or an attack by queries",
+        ),
     ):
         concerned: dict[str, list[tuple[Measured, str]]] = {}
         for row in attacked:
@@ -268,25 +189,31 @@ def _no_better_than_noise(best: Measured, noise: Measured) -> Iterable[Flag]:
             "the gradients point nowhere, or the ball is too small to matter; run `purify audit`, and attacks by query"
             " and by transfer"
         )
-        yield Flag(_NOISE, best.model, best.attack, seen, advice, noise.attack, gain)
+        yield Flag(signs.NOISE, best.model, best.attack, seen, advice, noise.attack, gain)
 
 
 def _comparisons(attacked: list[Measured]) -> Iterable[tuple[str, Measured, Measured]]:
     """(sign, row, another one): the first is in doubt where the other one beats it."""
     for group in _groups(attacked):
         best = strongest(group)
-        for row in group if best is not None else []:
-            one_step = (
-                row.access == "white box"
-                and row.settings.get("iterations") == 1
-                and best.settings.get("iterations", 0) > 1
-            )
-            sign = _ONE_STEP if one_step else {"query": _QUERY, "transfer": _TRANSFER}.get(row.access)
-            if sign is not None:
-                yield sign, best, row
+        if best is not None:
+            yield from ((sign, best, row) for row in group if (sign := _if_it_beats(best, row)) is not None)
     for small, large in permutations(attacked, 2):
         if _same_but_threat(small, large) and small.threat.epsilon < large.threat.epsilon:  # type: ignore[union-attr]
-            yield _RISING, large, small
+            yield signs.RISING, large, small
+    yield from _with_fewer_draws(attacked)
+
+
+def _if_it_beats(best: Measured, row: Measured) -> str | None:
+    """What it shows where `row` beats the strongest white-box attack; None where it may."""
+    if row.access == "white box":
+        one_step = row.settings.get("iterations") == 1 and best.settings.get("iterations", 0) > 1
+        return signs.ONE_STEP if one_step else None
+    return {"query": signs.QUERIES, "transfer": signs.TRANSFER}.get(row.access)
+
+
+def _with_fewer_draws(attacked: list[Measured]) -> Iterable[tuple[str, Measured, Measured]]:
+    """Attacks that differ in EOT alone: that of at most half as many draws, and that of most."""
     families: dict[str, list[Measured]] = {}
     for row in attacked:
         rest = sorted((k, str(v)) for k, v in row.settings.items() if k != "eot")
@@ -294,13 +221,9 @@ def _comparisons(attacked: list[Measured]) -> Iterable[tuple[str, Measured, Meas
     for family in families.values():
         most = max(family, key=lambda row: row.settings.get("eot", 1))
         draws = max(most.settings.get("eot", 1), 1)  # noise has none
-        fewer = max(
-            (row for row in family if row is not most and 2 * row.settings.get("eot", 1) <= draws),
-            key=lambda row: row.settings.get("eot", 1),
-            default=None,
-        )
-        if fewer is not None:
-            yield _UNCONVERGED, fewer, most
+        halves = [row for row in family if row is not most and 2 * row.settings.get("eot", 1) <= draws]
+        if halves:
+            yield signs.UNCONVERGED, max(halves, key=lambda row: row.settings.get("eot", 1)), most
 
 
 def _groups(attacked: list[Measured]) -> Iterable[list[Measured]]:
@@ -318,7 +241,7 @@ def _standing_at_large_epsilon(row: Measured) -> Iterable[Flag]:
     if accuracy.ci95[0] > NEAR_ZERO:
         seen = f"{accuracy} % right at {row.threat}, where any image can be made grey"
         yield Flag(
-            _LARGE_EPSILON,
+            signs.LARGE_EPSILON,
             row.model,
             row.attack,
             seen,
@@ -339,7 +262,7 @@ def _beaten(sign: str, row: Measured, by: Measured) -> Iterable[Flag]:
         f"{by.attack} ({by.threat}) leaves {_percent(by)}, {row.attack} ({row.threat}) {_percent(row)};"
         f" {100 * gap.value:.1f} points on the same images"
     )
-    advice = COMPARISONS[sign].format(eot=by.settings.get("eot", 1))
+    advice = signs.COMPARISONS[sign].format(eot=by.settings.get("eot", 1))
     yield Flag(sign, row.model, row.attack, f"{seen} (p = {gap.p_value:.4f})", advice, by.attack, gap)
 
 
@@ -361,94 +284,9 @@ def _same_but_threat(first: Measured, second: Measured) -> bool:
 
 
 def _is_large(threat: Threat, x: Tensor) -> bool:
-    return isinstance(threat, Linf | L2) and threat.epsilon >= _large(threat, x) * (1 - 1e-9)
+    return isinstance(threat, Linf | L2) and threat.epsilon >= large_epsilon(threat, x) * (1 - 1e-9)
 
 
-def _large(threat: Threat, x: Tensor) -> float:
+def large_epsilon(threat: Threat, x: Tensor) -> float:
+    """The size of a ball that lets any image of the shape of `x`, (n, c, h, w), become grey."""
     return _LARGE if isinstance(threat, Linf) else _LARGE * float(x[0].numel()) ** 0.5
-
-
-# the rows that the checks need
-
-
-@dataclass(frozen=True)
-class RandomNoise:
-    """No attack: one random point of the ball for each image, by its key."""
-
-    query_only: ClassVar[bool] = True
-
-    threat: Threat
-
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, keys: Tensor | None = None, progress: object = None
-    ) -> Tensor:
-        check_inputs(x, y, keys)
-        keys = default_keys(len(x), x.device) if keys is None else keys.to(x.device)
-        return self.threat.project(x + self.threat.random_start(uniform(keys, tuple(x.shape[1:]), x.dtype)), x)
-
-
-class NoiseConfig(NormConfig):
-    """A random point of the ball, see `RandomNoise`."""
-
-    makes: ClassVar[Callable[..., Any]] = RandomNoise
-    kind: Literal["noise"] = "noise"
-
-    def build(self, defended: bool) -> Attack:
-        return RandomNoise(self.threat.build())
-
-    def facts(self, defended: bool) -> dict[str, Any]:
-        return {
-            "iterations": 0,
-            "unit": self.unit,
-            "eot": 0,
-            "restarts": 1,
-            "through": self.through,
-            "surrogate": None,
-            "target": None,
-            "settings": {},
-        }
-
-
-def probes(config: AttackConfig, model: ModelName, x: Tensor) -> list[AttackConfig]:
-    """The attacks to measure beside `config`, the strongest white-box attack on that model; none where it is not within
-    a norm ball. `x`: (n, c, h, w).
-    """
-    if not isinstance(config, NormConfig):
-        return []
-    common = {"threat": config.threat, "models": (model,), "randomness": config.randomness, "gradient": config.gradient}
-    threat, eot = config.threat.build(), config.facts(model == "defended")["eot"]
-    large = _large(threat, x)
-    ratio = large / threat.epsilon
-    scaled: dict[str, Any] = {"threat": config.threat.model_copy(update={"epsilon": large})}
-    if config.own.get("step_size") is not None:
-        scaled["step_size"] = config.own["step_size"] * ratio
-
-    def named(probe: AttackConfig, what: str, **changes: Any) -> AttackConfig:
-        return probe.model_copy(update={"name": f"{config.label}+{what}", "models": (model,), **changes})
-
-    found = [
-        named(NoiseConfig(**common), "noise"),
-        named(
-            PGDConfig(kind="pgd", **common, steps=1, eot=eot, step_size=threat.epsilon, random_start=False),
-            "single-step",
-        ),
-        named(
-            SquareConfig(
-                kind="square", **common | {"gradient": None}, queries=max(_QUERIES, _QUERIES_PER_DRAW * eot), eot=eot
-            ),
-            "queries",
-        ),
-        *([named(config, "large-epsilon", **scaled)] if ratio > 1 else []),
-    ]
-    if model == "defended":
-        found.append(
-            named(
-                APGDConfig(
-                    kind="apgd", **common | {"gradient": None}, iterations=_TRANSFER_STEPS, through="classifier"
-                ),
-                "transfer",
-            )
-        )
-        if isinstance(config, _DOUBLED):
-            found.append(named(config, "eot-doubled", eot=2 * eot))
-    return found
