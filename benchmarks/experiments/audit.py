@@ -44,7 +44,7 @@ class Audit(AuditedPath):
         """
         config, audit = self.config, self.settings.audit
         result = AuditResult(
-            schema=1,
+            schema_version=1,
             config=self.settings.model_dump(mode="json"),
             weights=self.setup.weights,
             environment=environment(self.device),

@@ -262,7 +262,7 @@ class Bench:
         """The contents of summary.json."""
         checked = _checked((*done, *more))
         return Summary(
-            schema=1,
+            schema_version=1,
             seed=self.settings.seed,
             images=len(self.x),
             draws=self.settings.draws,

@@ -106,7 +106,7 @@ class Card:
     def _numbers(self, file: Path | None, say: Callable[[str], None]) -> CardNumbers:
         """The contents of card.json."""
         return CardNumbers(
-            schema=1,
+            schema_version=1,
             name=self.name,
             weights=fingerprint_model(self.model, json.dumps(self.settings)),
             parameters=sum(parameter.numel() for parameter in self.model.parameters()),

@@ -148,7 +148,7 @@ class Certify:
     def summary(self, done: list[Certification]) -> CertifySummary:
         """The contents of summary.json."""
         return CertifySummary(
-            schema="certify 1",
+            schema_version="certify 1",
             claim=CLAIM,
             seed=self.settings.seed,
             images=len(self.x),

@@ -136,7 +136,7 @@ class Rivals:
 
     def _result(self, rows: list[_Measured]) -> RivalsResult:
         return RivalsResult(
-            schema=1,
+            schema_version=1,
             images=len(self.setup.x),
             threat=str(self.threat),
             iterations=self.iterations,

@@ -140,7 +140,7 @@ class Sweep:
     def result(self, outcomes: Sequence[Outcome]) -> Points:
         """The contents of KIND.json."""
         return Points(
-            schema=1,
+            schema_version=1,
             kind=self.plan.kind,
             complete=all(outcome.state == "finished" for outcome in outcomes),
             mode=self.plan.mode,
