@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from purify.score.parametrisation import preconditioning
+from purify.networks.preconditioning import preconditioning
 
 
 class PositionalEmbedding(nn.Module):

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 
 from purify import gradients
-from purify.defences.smoothed import smoothing_time
 from purify.gradients import GradientMode
 from purify.noise import Stage
 from purify.purifiers.base import Purifier, check_gradient, check_steps
 from purify.score.model import ScoreModel
+from purify.score.smoothing import smoothing_time
 from purify.solvers import Stepping
 from purify.solvers.base import normals
 
