@@ -1,4 +1,4 @@
-"""Gaussian noise on images in [0, 1] as a time of a score model's process: where Gaussian smoothing and diffusion meet."""
+"""Gaussian noise on images in [0, 1] as a time of a score model's process: where smoothing and diffusion meet."""
 
 from purify.schedules import noise_to_signal
 from purify.score.model import ScoreModel
