@@ -25,8 +25,11 @@ def philox(
     """Philox4x32-10 on unsigned 32-bit words kept in int64 tensors; counter words and key words broadcast against each
     other.
     """
-    c0, c1, c2, c3 = counter
     k0, k1 = key
+    c0, c1, c2, c3 = (
+        word if isinstance(word, Tensor) else torch.full((), word, dtype=torch.int64, device=k0.device)
+        for word in counter
+    )
     for _ in range(_ROUNDS):
         # The int64 products wrap modulo 2^64, which leaves all 64 bits of the 32x32 product in place.
         p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
@@ -86,8 +89,8 @@ class Stage(IntEnum):
 
 def derive_keys(keys: Tensor, index: int | Tensor, seed: int, purpose: Purpose) -> Tensor:
     """(b,) int64 keys that are a pseudo-random function of (key, index mod 2^32, seed, purpose)."""
-    seed_words = tuple(torch.tensor(word, device=keys.device) for word in (seed & _MASK, (seed >> 32) & _MASK))
-    low, high, _, _ = philox((*_words(keys), index & _MASK, int(purpose)), seed_words)
+    seed_low, seed_high = (torch.tensor(word, device=keys.device) for word in (seed & _MASK, (seed >> 32) & _MASK))
+    low, high, _, _ = philox((*_words(keys), index & _MASK, int(purpose)), (seed_low, seed_high))
     return low | (high << 32)
 
 

@@ -58,11 +58,12 @@ def make(solver: str | Mapping[str, Any] | SolverSettings, **options: Any) -> So
                 f"solver={name!r} has no option {option!r}" + (f"; it has {', '.join(known)}" if known else "")
             )
     try:
-        return SOLVERS[name](**chosen, **options)
+        made: SolverSettings = SOLVERS[name](**chosen, **options)
     except TypeError as error:
         raise ValueError(
             f"solver={name!r}: an option is not of the type that is expected of it, got {chosen | options}: {error}"
         ) from error
+    return made
 
 
 __all__ = [

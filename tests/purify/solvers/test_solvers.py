@@ -274,7 +274,7 @@ def test_corrector_equals_the_published_loop(unet_score, vp):
             'variance="learned" needs a score model with learned_variance=True',
         ),
         ("heun", {"steps": 10}, "2 a step with Heun, 1 in the last: got 10; give 9 or 11"),
-        ({"name": "heun", "S_churn": -1.0}, {}, "S_churn must be a number from 0, got -1.0"),
+        ({"name": "heun", "S_churn": -1.0}, {}, "S_churn must be at least 0, got -1.0"),
         (
             {"name": "heun", "S_tmin": 2.0, "S_tmax": 1.0},
             {},
@@ -287,7 +287,7 @@ def test_corrector_equals_the_published_loop(unet_score, vp):
             "S_churn=5.0 raises the noise of step 0 to that of t=0.51.*beyond t_max=0.5",
         ),
         ({"name": "dpm++", "order": 3}, {}, "order must be 1 or 2, got 3"),
-        ({"name": "dpm++", "eta": float("nan")}, {}, "eta must be a number of at least 0, got nan"),
+        ({"name": "dpm++", "eta": float("nan")}, {}, "eta must be at least 0, got nan"),
         ("exponential", {"steps": 2}, "2 a step with Exponential, 1 in the last: got 2; give 1 or 3"),
         ({"name": "exponential", "weights": "half"}, {}, "weights='half' is not one of dpm.., res"),
         (
