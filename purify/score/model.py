@@ -17,6 +17,8 @@ from purify.schedules import LinearVP, Schedule, Time, noise_to_signal
 from purify.score.labels import LabelRounding, TimeLabel, check_rounding, time_label, wide
 from purify.score.parametrisation import Prediction, check, convert, from_parts
 
+__all__ = ["LabelRounding", "Prediction", "ScoreModel"]
+
 
 class ScoreModel(nn.Module):
     """A noise-conditional network with its schedule and its parametrisation.
