@@ -68,7 +68,11 @@ class Smoothed(nn.Module):
             keys = derive_keys(torch.arange(len(x), device=x.device), self._calls, self.seed, Purpose.FRESH)
         keys = keys.to(x.device)
         seen = self.restored(x + self.sigma * standard_normal(keys, Stage.SMOOTHING, 0, tuple(x.shape[1:]), x.dtype))
-        return self.base(seen, keys=keys) if self._base_takes_keys else self.base(seen)
+        if not self._base_takes_keys:
+            return self.base(seen)
+        # with the same key, smoothing inside smoothing would add the same noise twice, not more of it
+        inner = derive_keys(keys, 0, 0, Purpose.CLASSIFIER) if isinstance(self.base, Smoothed) else keys
+        return self.base(seen, keys=inner)
 
     def restored(self, noisy: Tensor) -> Tensor:
         """What the base classifier sees of the `noisy` images x + sigma n, (b, c, h, w): the images themselves."""

@@ -82,7 +82,7 @@ def test_no_two_draws_meet(asked):
     model = defence(ScoreModel(GaussianNoise(schedule, 0.2, 0.5), schedule, "noise").float())
     x, keys = torch.rand(2, 1, 4, 4), noise.noise_keys(0, range(2), 0)
     model.predict(x, 2, keys)
-    Smoothed(model, 0.1)(x, keys)
+    Smoothed(Smoothed(model, 0.1), 0.1)(x, keys)
     owners = {type(owner) for uses in asked.values() for _, owner in uses}
     assert {KeyedBrownian, DiffusionClassifier, DefendedClassifier, Sequential, Smoothed} <= owners  # all were asked
     assert meetings(asked) == []
