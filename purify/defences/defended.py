@@ -24,8 +24,8 @@ class DefendedClassifier(nn.Module):
             `Resized`, or a `Sequential`.
         classifier: any module that maps images in [0, 1] to logits; its normalisation and resizing are its own. It is
             never altered: put it into evaluation mode yourself. One whose `forward` takes `keys`, for instance a
-            `DiffusionClassifier`, gets keys of its own; in calls without keys it draws them itself, so one that purifies
-            needs another seed than the purifier.
+            `DiffusionClassifier`, gets keys of its own; in calls without keys it draws them itself, so that one that
+            purifies needs another seed than the purifier.
         copies: purified copies of every image, with independent randomness, whose classifications are averaged: part of
             the model, differentiable, at `copies` times the cost (for ADP, Lee & Kim and DiffPure's BPDA protocol,
             whose votes are `predict`'s; a vote itself has no gradient).
