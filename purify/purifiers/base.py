@@ -49,7 +49,7 @@ class Path:
     starts from.
     """
     times: Times
-    """Of the states, solver.steps + 1, see `purify.grids`."""
+    """Of the states, solver.steps + 1, see `purify.solvers.grids`."""
 
     def start(self, image: Tensor) -> Tensor:
         """The first state."""

@@ -98,22 +98,7 @@ class DiffPure(Purifier):
         self.time = time
         self.noising = noising
         self.t_delta = t_delta
-        start, end = self._own_time(highest), self._own_time(t_end)
-        if start > score.t_max:
-            own = "" if time == "own" else f", {start:g} in the score model's own time,"
-            raise ValueError(
-                f"t_star={_shown(t_star, t_delta)}{own} is beyond t_max={score.t_max}, the largest time that the score"
-                " network was trained on"
-            )
-        if end < score.schedule.t_min:
-            raise ValueError(
-                f"t_end={t_end} lies before {score.schedule.t_min:g}, where this score model's process begins; 0 stands"
-                " for its beginning"
-            )
-        if not end < self._own_time(lowest):
-            raise ValueError(
-                f"t_star={_shown(t_star, t_delta)} has no more noise than this score model's process begins with"
-            )
+        self._check_own_times(lowest, highest)
         if noising == "discrete" and (t_delta or isinstance(t_star, Tensor)):
             raise ValueError(
                 'noising="discrete" is a chain that all images leave at the same step; it goes with one t_star and'
@@ -122,15 +107,28 @@ class DiffPure(Purifier):
         # the grid and the marginal at its start, where no image has its own
         self._fixed: tuple[Times, float | Tensor, float | Tensor] | None = None
         if not t_delta and not isinstance(t_star, Tensor):
+            start = self._own_time(highest)
             self._fixed = (self._grid(start), *self._marginal(start))
-        self.solver.build(
-            score,
-            (
-                self._fixed[0]
-                if self._fixed
-                else self._grid(self._own_time(torch.tensor([lowest, highest], dtype=torch.float64)))
-            ),
-        )
+        ends = torch.tensor([lowest, highest], dtype=torch.float64)
+        self.solver.build(score, self._fixed[0] if self._fixed else self._grid(self._own_time(ends)))
+
+    def _check_own_times(self, lowest: float, highest: float) -> None:
+        """Raises ValueError where the way does not lie within the score model's own times, in the right direction."""
+        score, t_star = self.score, _shown(self.t_star, self.t_delta)
+        start, end = self._own_time(highest), self._own_time(self.t_end)
+        if start > score.t_max:
+            own = "" if self.time == "own" else f", {start:g} in the score model's own time,"
+            raise ValueError(
+                f"t_star={t_star}{own} is beyond t_max={score.t_max}, the largest time that the score network was"
+                " trained on"
+            )
+        if end < score.schedule.t_min:
+            raise ValueError(
+                f"t_end={self.t_end} lies before {score.schedule.t_min:g}, where this score model's process begins; 0"
+                " stands for its beginning"
+            )
+        if not end < self._own_time(lowest):
+            raise ValueError(f"t_star={t_star} has no more noise than this score model's process begins with")
 
     def path(self, x: Tensor, keys: Tensor) -> Path:
         """See `Purifier.path`."""

@@ -30,7 +30,7 @@ class ScoreModel(nn.Module):
             c_in x / alpha, and c_noise for labels.
         schedule: the forward process that the network was trained on, for images in `value_range`.
         prediction: what the network returns: the "noise" n, the "score" -n/sigma, the clean image "x0", "v" = alpha n -
-            sigma x0, or "edm", the F of EDM's preconditioning; see `purify.parametrisation`.
+            sigma x0, or "edm", the F of EDM's preconditioning; see `purify.score.parametrisation`.
         image_shape: (channels, height, width) of the training images, None where unknown. Channels are checked by
             purifiers; height and width may differ where the network takes other sizes.
         value_range: (lowest, highest) pixel of the training images.

@@ -41,7 +41,7 @@ class ReverseSDE:
 
     Args:
         score: the score model.
-        times: the grid, strictly decreasing, see `purify.grids`.
+        times: the grid, strictly decreasing, see `purify.solvers.grids`.
         eta: share of the noise, >= 0.
     """
 
