@@ -41,7 +41,8 @@ def solve(solver: Solver, start: Callable[[Tensor], Tensor], x: Tensor, keys: Te
         return solver.end(_replay(solver, solver.begin(start(x)), image, keys, range(solver.steps)))
     if mode == "adjoint":
         return solver.solve_adjoint(start(x), keys, image)
-    return _StraightThrough.apply(x, lambda y: solver.solve(start(y), keys, y if solver.guided else None))
+    end: Tensor = _StraightThrough.apply(x, lambda y: solver.solve(start(y), keys, y if solver.guided else None))
+    return end
 
 
 def solve_through(
@@ -82,8 +83,8 @@ def solve_through(
 
 
 def _replay(solver: Solver, x: Tensor, image: Tensor | None, keys: Tensor, steps: range) -> Tensor:
-    final, _ = _Replay.apply(x, image, keys, solver, steps, _Autocast(x.device.type))
-    return final
+    last: tuple[Tensor, _Opaque] = _Replay.apply(x, image, keys, solver, steps, _Autocast(x.device.type))
+    return last[0]
 
 
 class _Replay(torch.autograd.Function):
@@ -115,7 +116,7 @@ class _Replay(torch.autograd.Function):
         of_guides = [torch.zeros_like(guide) for guide in guides]
         for state, index in reversed(list(zip(ctx.states, ctx.steps, strict=True))):
             with ctx.autocast():
-                _, pull_back = torch.func.vjp(
+                _now, pull_back, *_aux = torch.func.vjp(
                     lambda x, *guide, i=index: ctx.solver.step(i, x, ctx.keys, *guide), state, *guides
                 )
             # frees activations on the way, which halves the peak

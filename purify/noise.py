@@ -25,8 +25,11 @@ def philox(
     """Philox4x32-10 on unsigned 32-bit words kept in int64 tensors; counter words and key words broadcast against each
     other.
     """
-    c0, c1, c2, c3 = counter
     k0, k1 = key
+    c0, c1, c2, c3 = (
+        word if isinstance(word, Tensor) else torch.full((), word, dtype=torch.int64, device=k0.device)
+        for word in counter
+    )
     for _ in range(_ROUNDS):
         # The int64 products wrap modulo 2^64, which leaves all 64 bits of the 32x32 product in place.
         p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
@@ -56,38 +59,47 @@ def noise_keys(seed: int, image_ids: Tensor | Sequence[int], draw: int | Tensor)
     return derive_keys(image_ids.long(), draw, seed, Purpose.DRAW)
 
 
-class Purpose(IntEnum):
-    """What keys are derived for; keys of different purposes are independent."""
+# Two draws are independent because Philox is never asked the same of one key for two uses. So whoever hands a key on
+# hands on a derived one, unless what gets it draws at other stages; and no module draws a stage's step twice. The
+# integers are part of every recorded number: new uses get new ones.
 
-    DRAW = 0
-    FRESH = 1
-    VOTE = 2
-    FIXED = 3
-    TIME = 4
-    ROUND = 5
-    COPY = 6
-    CLASSIFIER = 7
+
+class Purpose(IntEnum):
+    """What keys are derived for; keys of different purposes are independent.
+
+    The words of a key and normals both come from Philox, whose key is the seed for the first and the image's key for
+    the second: the two meet only for an image whose key, chosen by hand, is the seed itself.
+    """
+
+    DRAW = 0  # of an image, by `noise_keys`
+    FRESH = 1  # a call without keys
+    VOTE = 2  # of `DefendedClassifier.predict`
+    FIXED = 3  # one for all images
+    TIME = 4  # where `uniform` is asked: a random t_star, the level of a step of `Likelihood`
+    ROUND = 5  # stages of `Sequential`, passes of `GDMP`, steps of `Likelihood`
+    COPY = 6  # of `DefendedClassifier`
+    CLASSIFIER = 7  # what stands behind, where it draws too
 
 
 class Stage(IntEnum):
     """What the normals of one key are for; normals of different stages are independent."""
 
-    FORWARD = 0
-    INCREMENT = 1
-    AREA = 2
-    BRIDGE = 3
+    FORWARD = 0  # the diffusion to t_star
+    INCREMENT = 1  # of the Brownian motion over a step, or a step's own normals
+    AREA = 2  # of the Brownian motion over a step
+    BRIDGE = 3  # inside a step, by node
     BRIDGE_AREA = 4
-    CHURN = 5
-    CORRECTOR = 6
-    SMOOTHING = 7
-    GUIDE = 8
-    LOSS = 9
+    CHURN = 5  # `Heun`
+    CORRECTOR = 6  # `PredictorCorrector`
+    SMOOTHING = 7  # `Smoothed`
+    GUIDE = 8  # the diffused target of `GDMP`
+    LOSS = 9  # `Likelihood` and `DiffusionClassifier`
 
 
 def derive_keys(keys: Tensor, index: int | Tensor, seed: int, purpose: Purpose) -> Tensor:
     """(b,) int64 keys that are a pseudo-random function of (key, index mod 2^32, seed, purpose)."""
-    seed_words = tuple(torch.tensor(word, device=keys.device) for word in (seed & _MASK, (seed >> 32) & _MASK))
-    low, high, _, _ = philox((*_words(keys), index & _MASK, int(purpose)), seed_words)
+    seed_low, seed_high = (torch.tensor(word, device=keys.device) for word in (seed & _MASK, (seed >> 32) & _MASK))
+    low, high, _, _ = philox((*_words(keys), index & _MASK, int(purpose)), (seed_low, seed_high))
     return low | (high << 32)
 
 

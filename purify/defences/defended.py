@@ -7,12 +7,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from purify.checks import check_choice, check_count
 from purify.defences.diffusion_classifier import DiffusionClassifier
 from purify.defences.keyed import takes_keys
 from purify.defences.smoothed import Smoothed
 from purify.defences.votes import plurality
 from purify.noise import Purpose, derive_keys
-from purify.purifiers.base import Purifier, Trajectory
+from purify.purifiers.base import Purifier, Trajectory, trajectory_of
 
 
 class DefendedClassifier(nn.Module):
@@ -23,7 +24,8 @@ class DefendedClassifier(nn.Module):
             `Resized`, or a `Sequential`.
         classifier: any module that maps images in [0, 1] to logits; its normalisation and resizing are its own. It is
             never altered: put it into evaluation mode yourself. One whose `forward` takes `keys`, for instance a
-            `DiffusionClassifier`, gets keys of its own.
+            `DiffusionClassifier`, gets keys of its own; in calls without keys it draws them itself, so that one that
+            purifies needs another seed than the purifier.
         copies: purified copies of every image, with independent randomness, whose classifications are averaged: part of
             the model, differentiable, at `copies` times the cost (for ADP, Lee & Kim and DiffPure's BPDA protocol,
             whose votes are `predict`'s; a vote itself has no gradient).
@@ -43,10 +45,8 @@ class DefendedClassifier(nn.Module):
         average: Literal["logits", "probabilities"] = "logits",
     ):
         super().__init__()
-        if not isinstance(copies, int) or copies < 1:
-            raise ValueError(f"copies must be a positive integer, got {copies!r}")
-        if average not in ("logits", "probabilities"):
-            raise ValueError(f"average={average!r} is not one of logits, probabilities")
+        check_count(copies=copies)
+        check_choice(("logits", "probabilities"), average=average)
         self.purifier = purifier
         self.classifier = classifier
         self.copies = copies
@@ -81,9 +81,11 @@ class DefendedClassifier(nn.Module):
         )
 
     def _classified(self, images: Tensor, keys: Tensor | None) -> Tensor:
-        if not self._classifier_takes_keys:
-            return self.classifier(images)
-        return self.classifier(images, keys=None if keys is None else derive_keys(keys, 0, 0, Purpose.CLASSIFIER))
+        own = {}
+        if self._classifier_takes_keys:
+            own["keys"] = None if keys is None else derive_keys(keys, 0, 0, Purpose.CLASSIFIER)
+        logits: Tensor = self.classifier(images, **own)
+        return logits
 
     def trajectory(self, x: Tensor, keys: Tensor | None = None, points: int = 4, estimates: bool = False) -> Trajectory:
         """As `forward`, with the purifier's states on the way: what attacks that look inside ask for.
@@ -106,12 +108,8 @@ class DefendedClassifier(nn.Module):
                 f"a defence with copies={self.copies} has as many paths for an image, not one: give copies=1 for its"
                 " states on the way"
             )
-        if not hasattr(self.purifier, "trajectory"):
-            raise ValueError(
-                f"the purifier {type(self.purifier).__name__} has no method `trajectory`, so its states on the way are"
-                " unknown"
-            )
-        inside = self.purifier.trajectory(x, keys, points, estimates)
+        trajectory = trajectory_of(self.purifier, f"the purifier {type(self.purifier).__name__}")
+        inside = trajectory(x, keys, points, estimates)
         classified = (
             None
             if inside.estimates is None
@@ -126,8 +124,7 @@ class DefendedClassifier(nn.Module):
 
         With `keys`, vote k of an image is a function of its key and k alone.
         """
-        if votes < 1:
-            raise ValueError(f"votes must be a positive integer, got {votes}")
+        check_count(votes=votes)
         labels = []
         for vote in range(votes):
             vote_keys = None if keys is None else derive_keys(keys, vote, 0, Purpose.VOTE)

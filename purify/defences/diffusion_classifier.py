@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from purify import gradients
+from purify.checks import check_count, check_positive
 from purify.noise import Purpose, Stage, check_keys, derive_keys
 from purify.score.model import ScoreModel
-from purify.solvers import Stepping
+from purify.solvers import Solver
 from purify.solvers.base import normals
 
 
@@ -52,10 +53,8 @@ class DiffusionClassifier(nn.Module):
         if score.classes is None or score.class_label is not None:
             state = "has no classes" if score.classes is None else f"has class {score.class_label} chosen"
             raise ValueError(f"score must be a class-conditional score model without a class, this one {state}")
-        if not isinstance(times, int) or times < 1:
-            raise ValueError(f"times must be a positive integer, got {times!r}")
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature must be a positive number, got {temperature}")
+        check_count(times=times)
+        check_positive(temperature=temperature)
         weights = (1.0,) * times if weights is None else tuple(weights)
         if len(weights) != times or not all(0 <= weight < math.inf for weight in weights) or not sum(weights) > 0:
             raise ValueError(f"weights must be {times} numbers from 0, one for each time and not all 0, got {weights}")
@@ -93,7 +92,7 @@ class DiffusionClassifier(nn.Module):
         return -losses.flatten(1) / self.temperature
 
     def _zeros(self, image: Tensor) -> Tensor:
-        return image.new_zeros(len(image), self.score.classes, 1, 1)
+        return image.new_zeros(len(image), self.score.classes or 0, 1, 1)
 
     def extra_repr(self) -> str:
         return (
@@ -101,7 +100,7 @@ class DiffusionClassifier(nn.Module):
         )
 
 
-class _Losses(Stepping):
+class _Losses(Solver):
     """A sum with one step for every time and class: the state is what has been added up, (b, classes, 1, 1)."""
 
     guided = True

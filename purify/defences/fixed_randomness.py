@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from purify.purifiers.base import Trajectory
+from purify.purifiers.base import Trajectory, trajectory_of
 
 
 class FixedRandomness(nn.Module):
@@ -21,16 +21,13 @@ class FixedRandomness(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (b, classes) of images `x` (b, c, h, w) in [0, 1]."""
-        return self.model(x, keys=self._keys(x))
+        logits: Tensor = self.model(x, keys=self._keys(x))
+        return logits
 
     def trajectory(self, x: Tensor, keys: Tensor | None = None, points: int = 4, estimates: bool = False) -> Trajectory:
         """The model's trajectory, see `DefendedClassifier.trajectory`; `keys` are not looked at."""
-        if not hasattr(self.model, "trajectory"):
-            raise ValueError(
-                f"the model {type(self.model).__name__} has no method `trajectory`, so its states on the way are"
-                " unknown"
-            )
-        return self.model.trajectory(x, self._keys(x), points, estimates)
+        trajectory = trajectory_of(self.model, f"the model {type(self.model).__name__}")
+        return trajectory(x, self._keys(x), points, estimates)
 
     def _keys(self, x: Tensor) -> Tensor:
         return torch.full((len(x),), self.key, dtype=torch.int64, device=x.device)

@@ -18,10 +18,8 @@ from torch import Tensor, nn
 
 from purify.defences.keyed import takes_keys
 from purify.noise import Purpose, Stage, check_keys, derive_keys, standard_normal
-from purify.schedules import noise_to_signal
 from purify.score.model import ScoreModel
-
-_ROUNDING = 1e-6  # of a schedule's times
+from purify.score.smoothing import smoothing_time
 
 
 class Smoothed(nn.Module):
@@ -70,7 +68,11 @@ class Smoothed(nn.Module):
             keys = derive_keys(torch.arange(len(x), device=x.device), self._calls, self.seed, Purpose.FRESH)
         keys = keys.to(x.device)
         seen = self.restored(x + self.sigma * standard_normal(keys, Stage.SMOOTHING, 0, tuple(x.shape[1:]), x.dtype))
-        return self.base(seen, keys=keys) if self._base_takes_keys else self.base(seen)
+        if not self._base_takes_keys:
+            return self.base(seen)
+        # with the same key, smoothing inside smoothing would add the same noise twice, not more of it
+        inner = derive_keys(keys, 0, 0, Purpose.CLASSIFIER) if isinstance(self.base, Smoothed) else keys
+        return self.base(seen, keys=inner)
 
     def restored(self, noisy: Tensor) -> Tensor:
         """What the base classifier sees of the `noisy` images x + sigma n, (b, c, h, w): the images themselves."""
@@ -124,29 +126,3 @@ class DenoisedSmoothing(Smoothed):
 
     def extra_repr(self) -> str:
         return f"sigma={self.sigma:g}, t={self.t:g}"
-
-
-def smoothing_time(score: ScoreModel, sigma: float, name: str = "sigma") -> float:
-    """The score model's time with as much noise for its signal as images in [0, 1] under N(0, sigma^2).
-
-    Args:
-        score: the score model.
-        sigma: the standard deviation.
-        name: of the argument, for the error.
-
-    Raises:
-        ValueError: its process has no such time, or only one beyond the `t_max` that the network was trained on.
-    """
-    width, schedule = score.value_range[1] - score.value_range[0], score.schedule
-    most = noise_to_signal(schedule, score.t_max) / width
-    if sigma > most:
-        trained = f"the most noise that the score network was trained on (t_max={score.t_max:g})"
-        raise ValueError(f"{name}={sigma:g} is beyond {most:g}, {trained}: take a smaller {name}")
-    t = max(0.0, min(schedule.time_of(sigma * width), score.t_max))
-    nearest = noise_to_signal(schedule, t) / width
-    if nearest > sigma * (1 + _ROUNDING):
-        raise ValueError(
-            f"{name}={sigma:g} is below {nearest:g}, the least noise of {schedule} on images in [0, 1]: take a larger"
-            f" {name}"
-        )
-    return t

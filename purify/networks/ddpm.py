@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from purify.networks.score_sde import positional_embedding
+from purify.networks.score_sde.layers import positional_embedding
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:
@@ -32,7 +32,8 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x))) + self.temb_proj(F.silu(embedding))[:, :, None, None]
         h = self.conv2(self.dropout(F.silu(self.norm2(h))))
-        return (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x) + h
+        x = (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x) + h
+        return x
 
 
 class Attention(nn.Module):
@@ -46,7 +47,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x)
         q, k, v = (layer(h).flatten(2).transpose(1, 2) for layer in (self.q, self.k, self.v))
-        return x + self.proj_out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape))
+        x = x + self.proj_out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape))
+        return x
 
 
 class Downsample(nn.Module):
@@ -58,7 +60,8 @@ class Downsample(nn.Module):
             self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1))) if hasattr(self, "conv") else F.avg_pool2d(x, 2)
+        x = self.conv(F.pad(x, (0, 1, 0, 1))) if hasattr(self, "conv") else F.avg_pool2d(x, 2)
+        return x
 
 
 class Upsample(nn.Module):
@@ -71,7 +74,67 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.interpolate(x, scale_factor=2, mode="nearest")
-        return self.conv(x) if hasattr(self, "conv") else x
+        x = self.conv(x) if hasattr(self, "conv") else x
+        return x
+
+
+class _Group(nn.Module):
+    """Layers under a common name."""
+
+    def _get_name(self) -> str:
+        return "Module"  # hashes of models hash what they print, which was that of a bare module from the start
+
+
+class _TimeEmbedding(_Group):
+    """Two linear layers."""
+
+    def __init__(self, channels: int, embedding: int):
+        super().__init__()
+        self.dense = nn.ModuleList([nn.Linear(channels, embedding), nn.Linear(embedding, embedding)])
+
+    def forward(self, labels: Tensor) -> Tensor:
+        first, second = self.dense
+        labels = second(F.silu(first(labels)))
+        return labels
+
+
+class _Level(_Group):
+    """The blocks of one resolution, each followed by attention where `attended`.
+
+    Args:
+        blocks: channels in and out of each.
+        embedding: channels of the time embedding.
+        dropout: of the blocks.
+        attended: whether there is attention.
+    """
+
+    def __init__(self, blocks: list[tuple[int, int]], embedding: int, dropout: float, attended: bool):
+        super().__init__()
+        self.block = nn.ModuleList(ResidualBlock(inputs, outputs, embedding, dropout) for inputs, outputs in blocks)
+        self.attn = nn.ModuleList(Attention(outputs) for _, outputs in blocks if attended)
+
+    def forward(self, h: Tensor, embedding: Tensor, skips: list[Tensor], up: bool) -> Tensor:
+        """Down, it adds to the `skips`; up, it takes them off."""
+        for j, block in enumerate(self.block):
+            h = block(torch.cat([h, skips.pop()], dim=1) if up else h, embedding)
+            h = self.attn[j](h) if len(self.attn) else h
+            if not up:
+                skips.append(h)
+        return h
+
+
+class _Middle(_Group):
+    """Attention between two blocks."""
+
+    def __init__(self, channels: int, embedding: int, dropout: float):
+        super().__init__()
+        self.block_1 = ResidualBlock(channels, channels, embedding, dropout)
+        self.attn_1 = Attention(channels)
+        self.block_2 = ResidualBlock(channels, channels, embedding, dropout)
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        h = self.block_2(self.attn_1(self.block_1(h, embedding)), embedding)
+        return h
 
 
 class DDPM(nn.Module):
@@ -90,45 +153,28 @@ class DDPM(nn.Module):
         last, attended, convolve = len(widths) - 1, tuple(model["attn_resolutions"]), bool(model["resamp_with_conv"])
         self.size_multiple = 2**last
 
-        def level(blocks: list[tuple[int, int]], index: int) -> nn.Module:
-            part = nn.Module()
-            part.block = nn.ModuleList(
-                ResidualBlock(inputs, outputs, embedding, model["dropout"]) for inputs, outputs in blocks
-            )
-            here = data["image_size"] // 2**index in attended
-            part.attn = nn.ModuleList(Attention(outputs) for _, outputs in blocks if here)
-            return part
+        def level(blocks: list[tuple[int, int]], index: int) -> _Level:
+            return _Level(blocks, embedding, model["dropout"], data["image_size"] // 2**index in attended)
 
-        self.temb = nn.Module()
-        self.temb.dense = nn.ModuleList([nn.Linear(self.ch, embedding), nn.Linear(embedding, embedding)])
+        self.temb = _TimeEmbedding(self.ch, embedding)
         self.conv_in = nn.Conv2d(model["in_channels"], self.ch, 3, padding=1)
 
-        channels, skips = self.ch, [self.ch]
-        self.down = nn.ModuleList()
+        channels, skips, count = self.ch, [self.ch], model["num_res_blocks"]
+        downs = []
         for i, width in enumerate(widths):
-            self.down.append(level([(channels if j == 0 else width, width) for j in range(model["num_res_blocks"])], i))
+            downs.append(level([(channels if j == 0 else width, width) for j in range(count)], i))
             channels = width
-            skips += [width] * model["num_res_blocks"]
+            skips += [width] * count
             if i != last:
-                self.down[i].downsample = Downsample(width, convolve)
+                downs[i].downsample = Downsample(width, convolve)
                 skips.append(width)
+        self.down = nn.ModuleList(downs)
 
-        self.mid = nn.Module()
-        self.mid.block_1 = ResidualBlock(channels, channels, embedding, model["dropout"])
-        self.mid.attn_1 = Attention(channels)
-        self.mid.block_2 = ResidualBlock(channels, channels, embedding, model["dropout"])
+        self.mid = _Middle(channels, embedding, model["dropout"])
 
         ups = []
         for i, width in reversed(list(enumerate(widths))):
-            ups.append(
-                level(
-                    [
-                        ((channels if j == 0 else width) + skips.pop(), width)
-                        for j in range(model["num_res_blocks"] + 1)
-                    ],
-                    i,
-                )
-            )
+            ups.append(level([((channels if j == 0 else width) + skips.pop(), width) for j in range(count + 1)], i))
             channels = width
             if i != 0:
                 ups[-1].upsample = Upsample(width, convolve)
@@ -141,26 +187,18 @@ class DDPM(nn.Module):
         """Args: `x` (b, c, h, w); `labels` (b,), the index of the noise level, may be fractional. Returns (b, out_ch,
         h, w).
         """
-        embedding = self.temb.dense[0](positional_embedding(labels.to(x.dtype), self.ch))
-        embedding = self.temb.dense[1](F.silu(embedding))
-
-        def blocks(level: nn.Module, h: Tensor, skips: list[Tensor], up: bool) -> Tensor:
-            for j, block in enumerate(level.block):
-                h = block(torch.cat([h, skips.pop()], dim=1) if up else h, embedding)
-                h = level.attn[j](h) if len(level.attn) else h
-                if not up:
-                    skips.append(h)
-            return h
-
-        h = self.conv_in(x)
+        embedding = self.temb(positional_embedding(labels.to(x.dtype), self.ch))
+        h: Tensor = self.conv_in(x)
         skips = [h]
         for level in self.down:
-            h = blocks(level, h, skips, up=False)
-            if hasattr(level, "downsample"):
-                h = level.downsample(h)
+            h = level(h, embedding, skips, up=False)
+            if isinstance(downsample := getattr(level, "downsample", None), Downsample):
+                h = downsample(h)
                 skips.append(h)
-        h = self.mid.block_2(self.mid.attn_1(self.mid.block_1(h, embedding)), embedding)
+        h = self.mid(h, embedding)
         for level in reversed(self.up):
-            h = blocks(level, h, skips, up=True)
-            h = level.upsample(h) if hasattr(level, "upsample") else h
-        return self.conv_out(F.silu(self.norm_out(h)))
+            h = level(h, embedding, skips, up=True)
+            if isinstance(upsample := getattr(level, "upsample", None), Upsample):
+                h = upsample(h)
+        h = self.conv_out(F.silu(self.norm_out(h)))
+        return h

@@ -19,7 +19,8 @@ def _group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(32, channels)
 
 
-def _zeroed(layer: nn.Module) -> nn.Module:
+def zeroed(layer: nn.Module) -> nn.Module:
+    """The layer with all its parameters 0: a block that ends with it starts as the identity."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
@@ -33,7 +34,8 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1) if convolve else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+        x = self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+        return x
 
 
 class Downsample(nn.Module):
@@ -44,7 +46,8 @@ class Downsample(nn.Module):
         self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1) if convolve else nn.AvgPool2d(2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.op(x)
+        x = self.op(x)
+        return x
 
 
 class ResidualBlock(nn.Module):
@@ -65,7 +68,7 @@ class ResidualBlock(nn.Module):
         self.resample = resample(inputs, False) if resample else nn.Identity()
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, 2 * outputs if scale_shift else outputs))
         self.out_layers = nn.Sequential(
-            _group_norm(outputs), nn.SiLU(), nn.Dropout(dropout), _zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
+            _group_norm(outputs), nn.SiLU(), nn.Dropout(dropout), zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
         )
         self.skip_connection = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
@@ -78,7 +81,8 @@ class ResidualBlock(nn.Module):
             h = self.out_layers[1:](self.out_layers[0](h) * (1 + scale) + shift)
         else:
             h = self.out_layers(h + modulation)
-        return self.skip_connection(self.resample(x)) + h
+        x = self.skip_connection(self.resample(x)) + h
+        return x
 
 
 class AttentionBlock(nn.Module):
@@ -91,7 +95,7 @@ class AttentionBlock(nn.Module):
         self.heads, self.new_order = heads, new_order
         self.norm = _group_norm(channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
-        self.proj_out = _zeroed(nn.Conv1d(channels, channels, 1))
+        self.proj_out = zeroed(nn.Conv1d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         b, c, height, width = x.shape
@@ -100,8 +104,8 @@ class AttentionBlock(nn.Module):
             q, k, v = qkv.reshape(b, 3, self.heads, c // self.heads, -1).transpose(3, 4).unbind(1)
         else:
             q, k, v = qkv.reshape(b, self.heads, 3, c // self.heads, -1).transpose(3, 4).unbind(2)
-        h = F.scaled_dot_product_attention(q, k, v).transpose(2, 3).reshape(b, c, -1)
-        return x + self.proj_out(h).reshape(b, c, height, width)
+        h: Tensor = self.proj_out(F.scaled_dot_product_attention(q, k, v).transpose(2, 3).reshape(b, c, -1))
+        return x + h.reshape(b, c, height, width)
 
 
 class _Stage(nn.Sequential):
@@ -211,7 +215,7 @@ class ADM(nn.Module):
                     )
                 self.output_blocks.append(_Stage(*layers))
         self.out = nn.Sequential(
-            _group_norm(channels), nn.SiLU(), _zeroed(nn.Conv2d(channels, out_channels, 3, padding=1))
+            _group_norm(channels), nn.SiLU(), zeroed(nn.Conv2d(channels, out_channels, 3, padding=1))
         )
 
     def forward(self, x: Tensor, labels: Tensor, y: Tensor | None = None) -> Tensor:
@@ -226,11 +230,12 @@ class ADM(nn.Module):
         embedding = self.time_embed(timestep_embedding(labels.to(x.dtype), self.model_channels))
         if y is not None:
             embedding = embedding + self.label_emb(y)
-        skips, h = [], x
+        h, skips = x, []
         for stage in self.input_blocks:
             h = stage(h, embedding)
             skips.append(h)
         h = self.middle_block(h, embedding)
         for stage in self.output_blocks:
             h = stage(torch.cat([h, skips.pop()], dim=1), embedding)
-        return self.out(h)
+        out: Tensor = self.out(h)
+        return out

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from purify.networks.guided_diffusion import zeroed
+
 
 def timestep_embedding(t: Tensor, channels: int, scale: float = 1000.0) -> Tensor:
     """Sinusoidal embedding (Vaswani et al. 2017) of `scale * t`.
@@ -43,16 +45,15 @@ class ResidualBlock(nn.Module):
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.modulation = nn.Linear(embedding, 2 * outputs)
         self.norm2 = group_norm(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.conv2 = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
-        nn.init.zeros_(self.conv2.weight)  # the block starts as the identity
-        nn.init.zeros_(self.conv2.bias)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
+        h: Tensor = self.conv1(F.silu(self.norm1(x)))
         scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
         h = F.silu(self.norm2(h) * (1 + scale) + shift)
-        return self.skip(x) + self.conv2(h)
+        x = self.skip(x) + self.conv2(h)
+        return x
 
 
 class SelfAttention(nn.Module):
@@ -62,15 +63,14 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.norm = group_norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.proj = nn.Conv2d(channels, channels, 1)
-        nn.init.zeros_(self.proj.weight)
-        nn.init.zeros_(self.proj.bias)
+        self.proj = zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         b, c, h, w = x.shape
         q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=2)
         out = F.scaled_dot_product_attention(q, k, v)
-        return x + self.proj(out.transpose(1, 2).reshape(b, c, h, w))
+        x = x + self.proj(out.transpose(1, 2).reshape(b, c, h, w))
+        return x
 
 
 class SmallUNet(nn.Module):
@@ -136,9 +136,7 @@ class SmallUNet(nn.Module):
                 self.up.append(nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(current, current, 3, padding=1)))
 
         self.norm_out = group_norm(current)
-        self.conv_out = nn.Conv2d(current, channels * stem**2, 3, padding=1)
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)
+        self.conv_out = zeroed(nn.Conv2d(current, channels * stem**2, 3, padding=1))
         self.to(memory_format=torch.channels_last)  # the faster layout on CPUs
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
@@ -146,7 +144,7 @@ class SmallUNet(nn.Module):
         shape of `x`.
         """
         embedding = self.embed(timestep_embedding(t, self.embedding_channels).to(x.dtype))
-        h = self.conv_in(self.fold(x))
+        h: Tensor = self.conv_in(self.fold(x))
         skips = [h]
         for layer in self.down:
             h = layer(h, embedding) if isinstance(layer, ResidualBlock) else layer(h)
@@ -154,4 +152,5 @@ class SmallUNet(nn.Module):
         h = self.middle2(self.attention(self.middle1(h, embedding)), embedding)
         for layer in self.up:
             h = layer(torch.cat([h, skips.pop()], dim=1), embedding) if isinstance(layer, ResidualBlock) else layer(h)
-        return self.unfold(self.conv_out(F.silu(self.norm_out(h))))
+        h = self.unfold(self.conv_out(F.silu(self.norm_out(h))))
+        return h

@@ -4,12 +4,13 @@ import torch
 from torch import Tensor
 
 from purify import gradients
-from purify.defences.smoothed import smoothing_time
+from purify.checks import check_count, check_not_negative, check_positive
 from purify.gradients import GradientMode
 from purify.noise import Stage
-from purify.purifiers.base import Purifier, check_gradient, check_steps
+from purify.purifiers.base import Purifier, check_gradient
 from purify.score.model import ScoreModel
-from purify.solvers import Stepping
+from purify.score.smoothing import smoothing_time
+from purify.solvers import Solver
 from purify.solvers.base import normals
 
 _LARGEST = 0.1
@@ -59,13 +60,10 @@ class ADP(Purifier):
         seed: int = 0,
     ):
         super().__init__(score, seed)
-        check_steps(steps)
+        check_count(steps=steps)
         check_gradient(gradient, has_adjoint=False)
-        if not 0 <= sigma < float("inf"):
-            raise ValueError(f"sigma must be at least 0, got {sigma}")
-        for name, value in (("level", level), ("lam", lam), ("delta", delta), ("stop", stop)):
-            if not 0 < value < float("inf"):
-                raise ValueError(f"{name} must be a positive number, got {value}")
+        check_not_negative(sigma=sigma)
+        check_positive(level=level, lam=lam, delta=delta, stop=stop)
         self.t = smoothing_time(score, level)
         self.steps, self.gradient = steps, gradient
         self.sigma, self.level, self.lam, self.delta, self.stop = sigma, level, lam, delta, stop
@@ -81,14 +79,8 @@ class ADP(Purifier):
         low, high = self.score.value_range
         return high - low
 
-    def extra_repr(self) -> str:
-        return (
-            f"steps={self.steps}, gradient={self.gradient!r}, sigma={self.sigma}, level={self.level}, lam={self.lam},"
-            f" delta={self.delta:g}, stop={self.stop:g}"
-        )
 
-
-class _Ascent(Stepping):
+class _Ascent(Solver):
     """The steps; alpha and delta count on [0, 1], states are on the diffusion's scale."""
 
     def __init__(self, settings: ADP):

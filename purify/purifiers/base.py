@@ -1,6 +1,7 @@
 """What all purifiers share: the value range, the keys, the checks."""
 
-from collections.abc import Callable, Collection
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -8,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from purify import gradients
+from purify.checks import check_choice
 from purify.gradients import GradientMode
 from purify.noise import Purpose, check_keys, derive_keys
 from purify.score.model import ScoreModel
-from purify.solvers import Solver, Stepping
+from purify.solvers import Solver
 from purify.solvers.grids import Times
 
 
@@ -47,7 +49,7 @@ class Path:
     starts from.
     """
     times: Times
-    """Of the states, solver.steps + 1, see `purify.grids`."""
+    """Of the states, solver.steps + 1, see `purify.solvers.grids`."""
 
     def start(self, image: Tensor) -> Tensor:
         """The first state."""
@@ -147,6 +149,14 @@ class Purifier(nn.Module):
         """
         raise ValueError(f"{type(self).__name__} does not tell its states on the way: it has no trajectory")
 
+    def extra_repr(self) -> str:
+        """The settings: what the constructor takes and the instance has, but for the score model and the seed."""
+        names = [name for name in inspect.signature(type(self)).parameters if name not in ("score", "seed")]
+        return ", ".join(f"{name}={shown(getattr(self, name))}" for name in names if hasattr(self, name))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})"
+
     def _fresh_keys(self, x: Tensor) -> Tensor:
         self._calls += 1
         return derive_keys(torch.arange(len(x), device=x.device), self._calls, self.seed, Purpose.FRESH)
@@ -157,7 +167,7 @@ class Purifier(nn.Module):
             check_keys(keys, len(x))
 
 
-class _Denoiser(Stepping):
+class _Denoiser(Solver):
     """E[x_0 | x_t] as a solver of one step, to be differentiated like all others."""
 
     steps = 1
@@ -174,23 +184,28 @@ def _same(x: Tensor) -> Tensor:
     return x
 
 
+def shown(value: object) -> str:
+    """A setting for people: six digits of a number are enough."""
+    return f"{value:g}" if isinstance(value, float) else repr(value)
+
+
+def trajectory_of(module: nn.Module, name: str) -> Callable[[Tensor, Tensor | None, int, bool], Trajectory]:
+    """The method `trajectory` of a module that may have none; `name` says which module an error speaks of.
+
+    Raises:
+        ValueError: it has none.
+    """
+    method: Callable[[Tensor, Tensor | None, int, bool], Trajectory] | None = getattr(module, "trajectory", None)
+    if method is None:
+        raise ValueError(f"{name} has no method `trajectory`, so its states on the way are unknown")
+    return method
+
+
 def check_gradient(gradient: str, has_adjoint: bool) -> None:
     """Raises ValueError for an unknown mode, or an adjoint that the solver does not have."""
-    choose("gradient", gradient, gradients.MODES)
+    check_choice(gradients.MODES, gradient=gradient)
     if gradient == "adjoint" and not has_adjoint:
         raise ValueError(
             'gradient="adjoint" needs a solver that has one (torchsde\'s euler and milstein in fixed steps,'
             ' torchdiffeq); use gradient="exact"'
         )
-
-
-def check_steps(steps: int) -> None:
-    """Raises ValueError unless `steps` is a positive integer."""
-    if not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps must be a positive integer, got {steps!r}")
-
-
-def choose(name: str, value: str, known: Collection[str]) -> None:
-    """Raises ValueError unless `value`, of the argument `name`, is one of `known`."""
-    if value not in known:
-        raise ValueError(f"{name}={value!r} is not one of {', '.join(known)}")

@@ -1,6 +1,6 @@
 """DDPM's chain of 1,000 steps, in which some schemes count."""
 
-from purify.purifiers.base import check_steps
+from purify.checks import check_count
 from purify.score.model import ScoreModel
 from purify.solvers.grids import time_grid
 
@@ -17,7 +17,7 @@ def chain_times(score: ScoreModel, t_star: float, steps: int) -> tuple[float, ..
     Raises:
         ValueError: numbers out of range, or a process that is no continuation of DDPM's chain.
     """
-    check_steps(steps)
+    check_count(steps=steps)
     if not 0 < t_star <= score.t_max:
         raise ValueError(f"t_star must lie in (0, t_max={score.t_max:g}], got {t_star}")
     if any(

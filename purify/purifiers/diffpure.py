@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from purify import solvers
+from purify.checks import check_choice, check_count
 from purify.gradients import GradientMode
 from purify.noise import Purpose, Stage, standard_normal, uniform
-from purify.purifiers.base import Path, Purifier, check_gradient, check_steps, choose
+from purify.purifiers.base import Path, Purifier, check_gradient
 from purify.schedules import LinearVP
 from purify.schedules.base import Time
 from purify.score.model import ScoreModel
@@ -66,10 +67,10 @@ class DiffPure(Purifier):
         seed: int = 0,
     ):
         super().__init__(score, seed)
-        choose("time", time, ("own", "vp"))
-        choose("grid", grid, get_args(Grid))
-        choose("noising", noising, ("continuous", "discrete"))
-        check_steps(steps)
+        check_choice(("own", "vp"), time=time)
+        check_choice(get_args(Grid), grid=grid)
+        check_choice(("continuous", "discrete"), noising=noising)
+        check_count(steps=steps)
         options = {"method": method, "eta": eta}
         self.solver = solvers.make(solver, **{name: value for name, value in options.items() if value is not None})
         check_gradient(gradient, self.solver.has_adjoint)
@@ -97,39 +98,37 @@ class DiffPure(Purifier):
         self.time = time
         self.noising = noising
         self.t_delta = t_delta
-        start, end = self._own_time(highest), self._own_time(t_end)
-        if start > score.t_max:
-            own = "" if time == "own" else f", {start:g} in the score model's own time,"
-            raise ValueError(
-                f"t_star={_shown(t_star, t_delta)}{own} is beyond t_max={score.t_max}, the largest time that the score"
-                " network was trained on"
-            )
-        if end < score.schedule.t_min:
-            raise ValueError(
-                f"t_end={t_end} lies before {score.schedule.t_min:g}, where this score model's process begins; 0 stands"
-                " for its beginning"
-            )
-        if not end < self._own_time(lowest):
-            raise ValueError(
-                f"t_star={_shown(t_star, t_delta)} has no more noise than this score model's process begins with"
-            )
+        self._check_own_times(lowest, highest)
         if noising == "discrete" and (t_delta or isinstance(t_star, Tensor)):
             raise ValueError(
                 'noising="discrete" is a chain that all images leave at the same step; it goes with one t_star and'
                 " t_delta=0"
             )
         # the grid and the marginal at its start, where no image has its own
-        self._fixed: tuple[Times, Any, Any] | None = None
+        self._fixed: tuple[Times, float | Tensor, float | Tensor] | None = None
         if not t_delta and not isinstance(t_star, Tensor):
+            start = self._own_time(highest)
             self._fixed = (self._grid(start), *self._marginal(start))
-        self.solver.build(
-            score,
-            (
-                self._fixed[0]
-                if self._fixed
-                else self._grid(self._own_time(torch.tensor([lowest, highest], dtype=torch.float64)))
-            ),
-        )
+        ends = torch.tensor([lowest, highest], dtype=torch.float64)
+        self.solver.build(score, self._fixed[0] if self._fixed else self._grid(self._own_time(ends)))
+
+    def _check_own_times(self, lowest: float, highest: float) -> None:
+        """Raises ValueError where the way does not lie within the score model's own times, in the right direction."""
+        score, t_star = self.score, _shown(self.t_star, self.t_delta)
+        start, end = self._own_time(highest), self._own_time(self.t_end)
+        if start > score.t_max:
+            own = "" if self.time == "own" else f", {start:g} in the score model's own time,"
+            raise ValueError(
+                f"t_star={t_star}{own} is beyond t_max={score.t_max}, the largest time that the score network was"
+                " trained on"
+            )
+        if end < score.schedule.t_min:
+            raise ValueError(
+                f"t_end={self.t_end} lies before {score.schedule.t_min:g}, where this score model's process begins; 0"
+                " stands for its beginning"
+            )
+        if not end < self._own_time(lowest):
+            raise ValueError(f"t_star={t_star} has no more noise than this score model's process begins with")
 
     def path(self, x: Tensor, keys: Tensor) -> Path:
         """See `Purifier.path`."""
@@ -139,7 +138,7 @@ class DiffPure(Purifier):
             times, *marginal = self._fixed
         else:
             start = self._start(x, keys)
-            times, marginal = self._grid(start), self._marginal(start)
+            times, marginal = self._grid(start), [*self._marginal(start)]
 
         def noised(image: Tensor, step: int) -> Tensor:
             alpha, sigma = (schedule.alpha(times[step]), schedule.sigma(times[step])) if step else marginal
@@ -178,13 +177,13 @@ class DiffPure(Purifier):
             raise ValueError(
                 f'noising="discrete" is DDPM\'s chain, for a LinearVP schedule; this score model has {schedule}'
             )
-        return schedule.chain_marginal(start)
+        return schedule.chain_marginal(float(start))
 
     def marginal(self) -> tuple[float, float]:
         """Factors of the image and of the noise at t_star. Raises ValueError where every image has its own."""
         if self._fixed is None:
             raise ValueError("every image has a t_star of its own here")
-        return self._fixed[1], self._fixed[2]
+        return float(self._fixed[1]), float(self._fixed[2])
 
     def extra_repr(self) -> str:
         return (

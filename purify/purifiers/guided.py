@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from purify.checks import check_choice, check_count, check_positive
 from purify.gradients import GradientMode
 from purify.noise import Stage
-from purify.purifiers.base import Path, Purifier, check_gradient, choose
+from purify.purifiers.base import Path, Purifier, check_gradient
 from purify.purifiers.chain import chain_times
 from purify.purifiers.sequential import stage_keys
 from purify.score.model import ScoreModel
-from purify.solvers import Ancestral, Levels, Stepping
+from purify.solvers import Ancestral, Levels, Solver
 from purify.solvers.base import normals
 
 Guidance = Literal["mse", "ssim", "none"]
@@ -76,15 +77,12 @@ class GDMP(Purifier):
         seed: int = 0,
     ):
         super().__init__(score, seed)
-        choose("guidance", guidance, get_args(Guidance))
-        choose("target", target, get_args(Target))
-        choose("variance", variance, get_args(Variance))
+        check_choice(get_args(Guidance), guidance=guidance)
+        check_choice(get_args(Target), target=target)
+        check_choice(get_args(Variance), variance=variance)
         check_gradient(gradient, has_adjoint=False)
-        if not isinstance(passes, int) or passes < 1:
-            raise ValueError(f"passes must be a positive integer, got {passes!r}")
-        for name, value in (("scale", scale), ("epsilon", epsilon)):
-            if not 0 < value < float("inf"):
-                raise ValueError(f"{name} must be a positive number, got {value}")
+        check_count(passes=passes)
+        check_positive(scale=scale, epsilon=epsilon)
         self.times = chain_times(score, t_star, steps)
         self.t_star, self.steps, self.gradient, self.passes = t_star, steps, gradient, passes
         self.guidance, self.scale, self.epsilon, self.target, self.variance = guidance, scale, epsilon, target, variance
@@ -112,15 +110,8 @@ class GDMP(Purifier):
                 f" {2 * self.scale / share:g}"
             )
 
-    def extra_repr(self) -> str:
-        return (
-            f"t_star={self.t_star}, steps={self.steps}, gradient={self.gradient!r}, passes={self.passes},"
-            f" guidance={self.guidance!r}, scale={self.scale:g}, epsilon={self.epsilon:g}, target={self.target!r},"
-            f" variance={self.variance!r}"
-        )
 
-
-class _Passes(Stepping):
+class _Passes(Solver):
     """The steps of all passes; the last one of a pass ends with the diffusion that begins the next."""
 
     guided = True
@@ -149,20 +140,17 @@ class _Passes(Stepping):
     def strength(self, inner: int) -> float:
         """What the pull is multiplied by in step `inner` of a pass."""
         levels, settings = self.levels, self.settings
-        kept = levels.ratio(inner + 1) / levels.ratio(inner)
-        variance = (
-            levels.transition(inner)[1] ** 2
-            if settings.variance == "large"
-            else levels.sigma(inner + 1) ** 2 * (1 - kept**2)
-        )
-        return variance * 3 * settings.scale * levels.ratio(inner) / (2 * settings.epsilon)
+        r_t, r_s, sigma_s = levels.ratio(inner), levels.ratio(inner + 1), levels.sigma(inner + 1)
+        v = levels.transition(inner)[1] ** 2 if settings.variance == "large" else sigma_s**2 * (1 - (r_s / r_t) ** 2)
+        return float(v * 3 * settings.scale * r_t / (2 * settings.epsilon))
 
     def _pull(self, inner: int, state: Tensor, image: Tensor, keys: Tensor) -> Tensor:
         """Minus the gradient in `state` of the distance of each image."""
         target = image if self.settings.target == "clean" else self.diffused(image, inner, keys, Stage.GUIDE, inner)
         if self.settings.guidance == "mse":
             return (target - state) * (2 / state[0].numel())
-        return torch.func.grad(lambda x: ssim(x, target).sum())(state)
+        pull: Tensor = torch.func.grad(lambda x: ssim(x, target).sum())(state)
+        return pull
 
 
 def ssim(x: Tensor, y: Tensor) -> Tensor:

@@ -4,8 +4,9 @@ noising it first.
 
 from torch import Tensor
 
+from purify.checks import check_count, check_not_negative, check_positive
 from purify.gradients import GradientMode
-from purify.purifiers.base import Path, Purifier, check_gradient, check_steps
+from purify.purifiers.base import Path, Purifier, check_gradient
 from purify.score.model import ScoreModel
 from purify.solvers.sde import LangevinSDE
 from purify.solvers.torchsde import SDESolver
@@ -47,14 +48,11 @@ class Langevin(Purifier):
         seed: int = 0,
     ):
         super().__init__(score, seed)
-        check_steps(steps)
+        check_count(steps=steps)
         if not 0 < t <= score.t_max:
             raise ValueError(f"t must lie in (0, t_max={score.t_max}], got {t}")
-        for name, value in (("ds", ds), ("lam", lam), ("sigma2", sigma2)):
-            if not 0 < value < float("inf"):
-                raise ValueError(f"{name} must be a positive number, got {value}")
-        if not eta >= 0:
-            raise ValueError(f"eta must be at least 0, got {eta}")
+        check_positive(ds=ds, lam=lam, sigma2=sigma2)
+        check_not_negative(eta=eta)
         check_gradient(gradient, has_adjoint=True)
         self.gradient = gradient
         self.steps = steps
@@ -64,9 +62,3 @@ class Langevin(Purifier):
         """See `Purifier.path`."""
         sde = LangevinSDE(self.score, self.steps, self.ds, self.t, self.lam, self.sigma2, self.eta)
         return Path(SDESolver(sde), lambda image, step: image, (self.t,) * (self.steps + 1))
-
-    def extra_repr(self) -> str:
-        return (
-            f"steps={self.steps}, gradient={self.gradient!r}, ds={self.ds}, t={self.t}, lam={self.lam},"
-            f" sigma2={self.sigma2}, eta={self.eta}"
-        )

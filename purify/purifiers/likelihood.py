@@ -9,12 +9,13 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from purify import gradients
-from purify.defences.smoothed import smoothing_time
+from purify.checks import check_count, check_positive
 from purify.gradients import GradientMode
 from purify.noise import Purpose, Stage, derive_keys, uniform
-from purify.purifiers.base import Purifier, check_gradient, check_steps
+from purify.purifiers.base import Purifier, check_gradient
 from purify.score.model import ScoreModel
-from purify.solvers import Stepping
+from purify.score.smoothing import smoothing_time
+from purify.solvers import Solver
 from purify.solvers.base import normals
 
 _DECAYS = (0.9, 0.999)
@@ -62,11 +63,9 @@ class Likelihood(Purifier):
         seed: int = 0,
     ):
         super().__init__(score, seed)
-        check_steps(steps)
+        check_count(steps=steps)
         check_gradient(gradient, has_adjoint=False)
-        for name, value in (("eta", eta), ("step_size", step_size)):
-            if not 0 < value < math.inf:
-                raise ValueError(f"{name} must be a positive number, got {value}")
+        check_positive(eta=eta, step_size=step_size)
         low, high = score.value_range
         self.half_width = (high - low) / 2
         if not 0 < sigma_min <= sigma_max < math.inf:
@@ -83,14 +82,8 @@ class Likelihood(Purifier):
         """See `Purifier.purify`."""
         return gradients.solve(_Adam(self), lambda image: image, x, keys, self.gradient)
 
-    def extra_repr(self) -> str:
-        return (
-            f"steps={self.steps}, gradient={self.gradient!r}, eta={self.eta:g}, step_size={self.step_size}, "
-            f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}"
-        )
 
-
-class _Adam(Stepping):
+class _Adam(Solver):
     """The steps; a state is the image and Adam's two averages, along the channels."""
 
     guided = True

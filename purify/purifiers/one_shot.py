@@ -26,8 +26,8 @@ class OneShot(DiffPure):
     """Diffuses the image to t_star and returns E[x_0 | x_t*]: one network evaluation (algorithm 1, without the votes).
 
     The paper smooths with sigma = 0.25, 0.5 or 1 on images in [0, 1] and takes the t_star with as much noise for its
-    signal, 0.145 at sigma = 0.25 for DiffPure's process; see `purify.smoothing`, where its certified radii are too. The
-    default is DiffPure's t_star, so that the two compare.
+    signal, 0.145 at sigma = 0.25 for DiffPure's process; see `purify.defences.smoothed`, where its certified radii are
+    too. The default is DiffPure's t_star, so that the two compare.
 
     Args:
         score: the score model.

@@ -55,5 +55,8 @@ class Resized(nn.Module):
     def _resize(self, x: Tensor, size: tuple[int, ...]) -> Tensor:
         return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False, antialias=self.antialias)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.purifier!r}, {self.extra_repr()})"
+
     def extra_repr(self) -> str:
         return f"size={self.size}, antialias={self.antialias}"

@@ -1,12 +1,13 @@
 """Purifiers one after another: repeated and mixed purification."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from purify.noise import Purpose, check_keys, derive_keys
-from purify.purifiers.base import Trajectory
+from purify.purifiers.base import Trajectory, trajectory_of
 from purify.score.model import ScoreModel
 
 
@@ -41,7 +42,7 @@ class Sequential(nn.Module):
     @property
     def score(self) -> ScoreModel:
         """The first stage's score model: what images must look like."""
-        return self.purifiers[0].score
+        return cast(ScoreModel, self.purifiers[0].score)
 
     def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
         """See `Purifier.forward`. Stage k is handed keys that are a function of the image's key and k alone."""
@@ -69,17 +70,17 @@ class Sequential(nn.Module):
         keys = self._keys(x, keys)
         inside = []
         for index, purifier in enumerate(self.purifiers):
-            if not hasattr(purifier, "trajectory"):
-                raise ValueError(
-                    f"stage {index}, {type(purifier).__name__}, has no method `trajectory`, so its states on the way"
-                    " are unknown"
-                )
-            inside.append(purifier.trajectory(x, stage_keys(keys, index), points, estimates))
+            trajectory = trajectory_of(purifier, f"stage {index}, {type(purifier).__name__},")
+            inside.append(trajectory(x, stage_keys(keys, index), points, estimates))
             x = inside[-1].result
         noised, states = (
             torch.cat(parts) for parts in zip(*[(part.noised, part.states) for part in inside], strict=True)
         )
-        return Trajectory(x, noised, states, torch.cat([part.estimates for part in inside]) if estimates else None)
+        clean = [part.estimates for part in inside if part.estimates is not None]
+        return Trajectory(x, noised, states, torch.cat(clean) if clean else None)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr() or ', '.join(map(repr, self.purifiers))})"
 
     def _keys(self, x: Tensor, keys: Tensor | None) -> Tensor:
         if keys is not None:

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from purify.schedules.elementwise import Number, log, reciprocal, sqrt
 
-Time = TypeVar("Time", float, Tensor)
-"""A float, or a tensor of times of any shape, for which the answer has the same kind and shape."""
+Time = TypeVar("Time", float, Tensor, float | Tensor)
+"""A float, or a tensor of times of any shape, for which the answer has the same kind and shape; see `Number`."""
 
 
 class Schedule(Protocol):

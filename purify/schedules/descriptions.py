@@ -33,4 +33,5 @@ def from_description(description: dict[str, Any]) -> Schedule:
     name = arguments.pop("name", None)
     if name not in SCHEDULES:
         raise ValueError(f"unknown schedule {name!r}; known: {', '.join(sorted(SCHEDULES))}")
-    return SCHEDULES[name](**arguments)
+    schedule: Schedule = SCHEDULES[name](**arguments)
+    return schedule

@@ -83,9 +83,9 @@ class DiscreteVP:
             rates, integrals = _chain_tensors(self.betas, wanted.dtype, wanted.device)
             piece = (torch.searchsorted(integrals, wanted.detach().contiguous()) - 1).clamp(0, length - 1)
             return piece.to(wanted.dtype) / length + (wanted - integrals[piece]) / rates[piece]
-        rates, integrals = _chain(self.betas)
-        piece = min(max(bisect.bisect_left(integrals, wanted) - 1, 0), length - 1)
-        return piece / length + (wanted - integrals[piece]) / rates[piece]
+        beta, begun = _chain(self.betas)
+        k = min(max(bisect.bisect_left(begun, wanted) - 1, 0), length - 1)
+        return k / length + (wanted - begun[k]) / beta[k]
 
     def _rate_and_integral(self, t: Time) -> tuple[Time, Time]:
         """beta(t) and int_0^t beta."""
@@ -94,9 +94,9 @@ class DiscreteVP:
             rates, integrals = _chain_tensors(self.betas, t.dtype, t.device)
             piece = _piece(t, length)
             return rates[piece], integrals[piece] + rates[piece] * (t - piece.to(t.dtype) / length)
-        rates, integrals = _chain(self.betas)
-        piece = min(max(math.ceil(t * length - _SNAP) - 1, 0), length - 1)
-        return rates[piece], integrals[piece] + rates[piece] * (t - piece / length)
+        beta, begun = _chain(self.betas)
+        k = min(max(math.ceil(t * length - _SNAP) - 1, 0), length - 1)
+        return beta[k], begun[k] + beta[k] * (t - k / length)
 
     def __repr__(self) -> str:
         return f"DiscreteVP({len(self.betas)} betas from {self.betas[0]:g} to {self.betas[-1]:g})"

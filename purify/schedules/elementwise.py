@@ -5,7 +5,10 @@ from typing import TypeVar
 
 from torch import Tensor
 
-Number = TypeVar("Number", float, Tensor)
+Number = TypeVar("Number", float, Tensor, float | Tensor)
+"""A float or a tensor of any shape. What takes one returns the same kind, elementwise; where it is not known which of
+the two came in, the answer is either.
+"""
 
 
 def exp(x: Number) -> Number:

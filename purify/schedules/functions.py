@@ -115,5 +115,5 @@ def _with_rate(function: Function, times: Tensor) -> tuple[Tensor, Tensor]:
     """`function` and its derivative, elementwise. By `torch.func`, so that it works inside its transforms and without
     gradient mode too.
     """
-    values, pull_back = torch.func.vjp(function, times)
+    values, pull_back, *_ = torch.func.vjp(function, times)
     return values, pull_back(torch.ones_like(values))[0]

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from purify.score.model import LabelRounding, ScoreModel
+from purify.score.labels import LabelRounding
+from purify.score.model import ScoreModel
 
 
 def ensemble(models: Sequence[ScoreModel], weights: Sequence[float] | None = None) -> ScoreModel:
@@ -39,23 +40,38 @@ def ensemble(models: Sequence[ScoreModel], weights: Sequence[float] | None = Non
     return _Ensemble(models, [weight / math.fsum(weights) for weight in weights])
 
 
+class _Members(nn.ModuleList):
+    """The members in the place of one network."""
+
+    def __init__(self, models: Sequence[ScoreModel]):
+        super().__init__(models)
+        self.size_multiple = math.lcm(*(getattr(model.network, "size_multiple", 1) for model in models))
+
+    def _get_name(self) -> str:
+        return "ModuleList"  # what is printed is hashed to tell models apart
+
+
 class _Ensemble(ScoreModel):
     """See `ensemble`; `weights` sum to 1."""
 
     def __init__(self, models: Sequence[ScoreModel], weights: Sequence[float]):
-        first, members = models[0], nn.ModuleList(models)
-        members.size_multiple = math.lcm(*(getattr(model.network, "size_multiple", 1) for model in models))
-        t_max = min(model.t_max for model in models)
+        first, t_max = models[0], min(model.t_max for model in models)
         super().__init__(
-            members, first.schedule, "noise", first.image_shape, t_max=t_max, value_range=first.value_range
+            _Members(models), first.schedule, "noise", first.image_shape, t_max=t_max, value_range=first.value_range
         )
         self.weights = tuple(weights)
+
+    @property
+    def members(self) -> list[ScoreModel]:
+        """The models whose mean this is."""
+        assert isinstance(self.network, _Members)
+        return [model for model in self.network if isinstance(model, ScoreModel)]
 
     def forward(self, x: Tensor, t: float | Tensor, whole: bool = False) -> Tensor:
         """The weighted mean of the members' predicted noise; see `ScoreModel.forward`. `whole` changes nothing, as
         there is no more.
         """
-        mean, *others = (weight * model.noise(x, t) for weight, model in zip(self.weights, self.network, strict=True))
+        mean, *others = (weight * model.noise(x, t) for weight, model in zip(self.weights, self.members, strict=True))
         return sum(others, start=mean)
 
     # Past the hooks of nn.Module: forward hooks on score models count evaluations of networks, and those are the
@@ -64,7 +80,7 @@ class _Ensemble(ScoreModel):
 
     def with_label_rounding(self, label_rounding: LabelRounding | None) -> ScoreModel:
         """See `ScoreModel.with_label_rounding`: of every member."""
-        return _Ensemble([model.with_label_rounding(label_rounding) for model in self.network], self.weights)
+        return _Ensemble([model.with_label_rounding(label_rounding) for model in self.members], self.weights)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, weights={self.weights}"

@@ -6,16 +6,18 @@ otherwise, at t = 0.
 
 import copy
 import math
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from purify.schedules import LinearVP, Schedule, noise_to_signal
-from purify.score import parametrisation
-from purify.score.parametrisation import Prediction, convert, from_parts, preconditioning
+from purify.checks import check_choice, check_positive
+from purify.networks.preconditioning import preconditioning
+from purify.schedules import LinearVP, Schedule, Time, noise_to_signal
+from purify.score.labels import LabelRounding, TimeLabel, check_rounding, time_label, wide
+from purify.score.parametrisation import Prediction, check, convert, from_parts
 
-LabelRounding = Literal["floor", "nearest"]
+__all__ = ["LabelRounding", "Prediction", "ScoreModel"]
 
 
 class ScoreModel(nn.Module):
@@ -28,7 +30,7 @@ class ScoreModel(nn.Module):
             c_in x / alpha, and c_noise for labels.
         schedule: the forward process that the network was trained on, for images in `value_range`.
         prediction: what the network returns: the "noise" n, the "score" -n/sigma, the clean image "x0", "v" = alpha n -
-            sigma x0, or "edm", the F of EDM's preconditioning; see `purify.parametrisation`.
+            sigma x0, or "edm", the F of EDM's preconditioning; see `purify.score.parametrisation`.
         image_shape: (channels, height, width) of the training images, None where unknown. Channels are checked by
             purifiers; height and width may differ where the network takes other sizes.
         value_range: (lowest, highest) pixel of the training images.
@@ -61,7 +63,7 @@ class ScoreModel(nn.Module):
         prediction: Prediction = "noise",
         image_shape: tuple[int, int, int] | None = None,
         time_scale: float = 1.0,
-        time_label: Literal["t", "sigma"] = "t",
+        time_label: TimeLabel = "t",
         time_offset: float = 0.0,
         label_rounding: LabelRounding | None = None,
         t_max: float | None = None,
@@ -72,12 +74,10 @@ class ScoreModel(nn.Module):
         learned_variance: bool = False,
     ):
         super().__init__()
-        parametrisation.check("prediction", prediction)
-        if time_label not in ("t", "sigma"):
-            raise ValueError(f"time_label={time_label!r} is not one of t, sigma")
+        check("prediction", prediction)
+        check_choice(get_args(TimeLabel), time_label=time_label)
         t_max = schedule.t_max if t_max is None else t_max
-        if not 0 < t_max < float("inf"):
-            raise ValueError(f"t_max must be a positive number, got {t_max}")
+        check_positive(t_max=t_max)
         if time_scale == 0 or not math.isfinite(time_scale):
             raise ValueError(f"time_scale must be a number other than 0, got {time_scale}")
         if image_shape is not None and (len(image_shape) != 3 or min(image_shape) < 1):
@@ -86,8 +86,7 @@ class ScoreModel(nn.Module):
             raise ValueError(f"value_range must be (lowest, highest), got {value_range}")
         if classes is not None and classes < 1:
             raise ValueError(f"classes must be a positive number of classes, or None, got {classes}")
-        if not 0 < sigma_data < math.inf:
-            raise ValueError(f"sigma_data must be a positive number, got {sigma_data}")
+        check_positive(sigma_data=sigma_data)
         if prediction == "edm" and (time_label, time_scale, time_offset, label_rounding) != ("t", 1.0, 0.0, None):
             raise ValueError(
                 'prediction="edm" has its own labels, ln(sigma / alpha) / 4: leave out time_label, time_scale,'
@@ -100,7 +99,7 @@ class ScoreModel(nn.Module):
         self.time_scale = time_scale
         self.time_label = time_label
         self.time_offset = time_offset
-        self.label_rounding = self._checked_rounding(label_rounding)
+        self.label_rounding = check_rounding(label_rounding, time_label, prediction)
         self.t_max = t_max
         self.value_range = (float(value_range[0]), float(value_range[1]))
         self.classes = classes
@@ -126,7 +125,7 @@ class ScoreModel(nn.Module):
         constructor does.
         """
         model = self._copy()
-        model.label_rounding = self._checked_rounding(label_rounding)
+        model.label_rounding = check_rounding(label_rounding, self.time_label, self.prediction)
         return model
 
     def _copy(self) -> "ScoreModel":
@@ -137,17 +136,6 @@ class ScoreModel(nn.Module):
         nn.Module.__init__(model)
         model.network, model.training = self.network, self.training
         return model
-
-    def _checked_rounding(self, label_rounding: LabelRounding | None) -> LabelRounding | None:
-        if label_rounding not in (None, *get_args(LabelRounding)):
-            raise ValueError(
-                f"label_rounding={label_rounding!r} is not one of None, {', '.join(get_args(LabelRounding))}"
-            )
-        if self.time_label == "sigma" and label_rounding is not None:
-            raise ValueError('label_rounding goes with time_label="t"; labels of "sigma" are not counted')
-        if self.prediction == "edm" and label_rounding is not None:
-            raise ValueError('prediction="edm" has labels that are not counted: label_rounding does not go with it')
-        return label_rounding
 
     def check_class(self) -> None:
         """Raises ValueError where the network is class-conditional and no class is chosen."""
@@ -183,7 +171,7 @@ class ScoreModel(nn.Module):
                 f" {tuple(x.shape[2:])}"
             )
 
-    def time_of_vp(self, t: float | Tensor) -> float | Tensor:
+    def time_of_vp(self, t: Time) -> Time:
         """The time of this model with as much noise for its signal as `LinearVP()` has at `t` on images in [-1, 1];
         DiffPure's t* are such times.
 
@@ -210,10 +198,10 @@ class ScoreModel(nn.Module):
             ValueError: a class-conditional network without a class.
         """
         self.check_class()
-        arguments = (self._scaled(x, t), self._labels(x, t))
+        arguments = [self._scaled(x, t), self._labels(x, t)]
         if self.class_label is not None:
-            arguments += (torch.full((len(x),), self.class_label, dtype=torch.int64, device=x.device),)
-        output = self.network(*arguments)
+            arguments.append(torch.full((len(x),), self.class_label, dtype=torch.int64, device=x.device))
+        output: Tensor = self.network(*arguments)
         return output if whole else output[:, : x.shape[1]]
 
     def _scaled(self, x: Tensor, t: float | Tensor) -> Tensor:
@@ -226,18 +214,12 @@ class ScoreModel(nn.Module):
 
     def _labels(self, x: Tensor, t: float | Tensor) -> Tensor:
         """(b,): what the network calls the time `t`."""
-        label: float | Tensor
-        if self.time_label == "sigma" or self.prediction == "edm":
-            label = noise_to_signal(self.schedule, t.double() if isinstance(t, Tensor) else t)
-            if self.prediction == "edm":
-                label = preconditioning(label, self.sigma_data).c_noise
-        elif self.label_rounding == "floor":
-            single = (self.time_scale * torch.as_tensor(t, dtype=torch.float32)).floor()
-            label = single if isinstance(t, Tensor) else float(single)
+        if self.prediction == "edm":
+            label = preconditioning(noise_to_signal(self.schedule, wide(t)), self.sigma_data).c_noise
         else:
-            label = self.time_scale * t + self.time_offset
-            if self.label_rounding == "nearest":
-                label = label.round() if isinstance(label, Tensor) else round(label)
+            label = time_label(
+                self.schedule, t, self.time_label, self.time_scale, self.time_offset, self.label_rounding
+            )
         if isinstance(label, Tensor):
             return label.to(x.dtype)
         return torch.full((len(x),), label, dtype=x.dtype, device=x.device)

@@ -5,42 +5,15 @@ With x = alpha x_0 + sigma n: the "noise" n; the "score" -n / sigma; the clean i
 al. 2022, arXiv 2206.00364, eq. 7).
 """
 
-from dataclasses import dataclass
-from typing import Generic, Literal, get_args
+from typing import Literal, get_args
 
 from torch import Tensor
 
-from purify.schedules.elementwise import Number, log, sqrt
+from purify.networks.preconditioning import Preconditioning as Preconditioning
+from purify.networks.preconditioning import preconditioning
+from purify.schedules.elementwise import sqrt
 
 Prediction = Literal["noise", "score", "x0", "v", "edm"]
-
-
-@dataclass(frozen=True)
-class Preconditioning(Generic[Number]):
-    """EDM's four functions of the noise level, see `preconditioning`."""
-
-    c_skip: Number
-    c_out: Number
-    c_in: Number
-    c_noise: Number
-
-
-def preconditioning(sigma_rel: Number, sigma_data: float = 0.5) -> Preconditioning[Number]:
-    """EDM's denoiser D = c_skip y + c_out F(c_in y; c_noise) of the image y = x / alpha (Karras et al. 2022, table 1).
-
-    F then has inputs and training targets of unit variance at every noise level.
-
-    Args:
-        sigma_rel: standard deviation of the noise in y, sigma / alpha, a float or a tensor.
-        sigma_data: standard deviation of the clean images.
-
-    Returns:
-        Floats, or tensors of the shape of `sigma_rel`.
-    """
-    total = sigma_rel**2 + sigma_data**2
-    return Preconditioning(
-        sigma_data**2 / total, sigma_rel * sigma_data / sqrt(total), 1 / sqrt(total), log(sigma_rel) / 4
-    )
 
 
 def convert(

@@ -1,14 +1,14 @@
 """What solvers with adaptive steps share: tolerances, a limit to the work, and one image at a time."""
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from purify.checks import check_count, check_positive
 from purify.solvers.sde import SDE
 
 
@@ -31,11 +31,8 @@ class Tolerance:
     max_evaluations: int
 
     def __post_init__(self) -> None:
-        for name, value in (("rtol", self.rtol), ("atol", self.atol)):
-            if not 0 < value < math.inf:
-                raise ValueError(f"{name} must be a positive number, got {value}")
-        if not isinstance(self.max_evaluations, int) or self.max_evaluations < 1:
-            raise ValueError(f"max_evaluations must be a positive integer, got {self.max_evaluations!r}")
+        check_positive(rtol=self.rtol, atol=self.atol)
+        check_count(max_evaluations=self.max_evaluations)
 
     def check(self, evaluations: int) -> None:
         """Raises RuntimeError where the work has become too much."""
@@ -47,7 +44,20 @@ class Tolerance:
             )
 
 
-def tolerance_of(settings: Any, adaptive: bool) -> Tolerance | None:
+class AdaptiveSettings(Protocol):
+    """Settings of a solver whose steps can be adaptive, see `Tolerance`."""
+
+    @property
+    def rtol(self) -> float: ...
+
+    @property
+    def atol(self) -> float: ...
+
+    @property
+    def max_evaluations(self) -> int: ...
+
+
+def tolerance_of(settings: AdaptiveSettings, adaptive: bool) -> Tolerance | None:
     """The settings' `rtol`, `atol` and `max_evaluations`, None for fixed steps. Raises ValueError where one is out of
     range, or given with fixed steps.
     """

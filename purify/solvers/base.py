@@ -1,56 +1,110 @@
-"""What all ways of going back share: the protocol that gradients differentiate, and the frame of solvers given by a
-formula for one step.
+"""How the way back is integrated: settings that, built for a score model and a grid of times, give a solver.
+
+A new solver is one file of about fifty lines. Where it is a formula for one step from the time t to the next time s, as
+most are, that is a frozen dataclass of its settings with `step`, based on `StepRule`:
+
+    @dataclass(frozen=True)
+    class Euler(StepRule):
+        \"\"\"x_s = (alpha_s / alpha_t) x_t + alpha_s (r_s - r_t) n with r = sigma / alpha: Euler's method.
+
+        Args:
+            weight: of the predicted noise n; 1 is the method.
+        \"\"\"
+
+        weight: float = 1.0
+
+        def step(self, levels, index, state, keys):
+            alpha_t, r_t = levels.alpha(index), levels.ratio(index)
+            alpha_s, r_s = levels.alpha(index + 1), levels.ratio(index + 1)
+            n = levels.noise(index, state)
+            return scaled(alpha_s / alpha_t, state) + scaled(self.weight * alpha_s * (r_s - r_t), n)
+
+`purify.DiffPure(score, solver=Euler())` takes it, in every gradient mode but "adjoint"; a name in
+`purify.solvers.SOLVERS` makes it known to configurations and to the tests of all solvers. What to keep to:
+
+- Numbers of the grid are floats, or (b,) tensors where every image has times of its own; `scaled` multiplies images by
+  either.
+- Randomness comes from `normals(keys, stage, number, like)` alone: a `number` of its own for each draw of a stage, so
+  that a step that is computed again, for its gradient, sees the same noise.
+- A step is differentiable in its state, and changes nothing.
+- More than one evaluation a step is said in `evaluations` and `spared`, memory of the step before in `remembers`.
+- What the grid or the score model must be like is looked at in `check`, what the settings must be in `__post_init__`.
+
+Solvers of differential equations, which walk inside a library, have settings of their own kind (`SolverSettings`) that
+build a `Solver` (`purify.solvers.torchsde`).
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from purify.noise import Stage, standard_normal
-from purify.schedules import transition
+from purify.schedules import noise_to_signal, transition
 from purify.score.model import ScoreModel
 from purify.solvers.grids import Times, per_image
 
 
-class Solver(Protocol):
-    """A fixed sequence of steps state_{i+1} = step(i, state_i), replayable from keys.
+class Solver:
+    """A fixed sequence of steps state_{i+1} = step(i, state_i), replayable from keys: what gradients differentiate. A
+    subclass has `steps` and `step`; the rest follows from it.
 
     `image` (b, c, h, w) is what guides a guided scheme, on the scale of the states, else None; every method is
     differentiable in it as in `x`.
+
+    Attributes:
+        steps: how many.
+        guided: whether the steps look at `image`.
     """
 
     steps: int
-    guided: bool
-    """Whether the steps look at `image`."""
+    guided: bool = False
 
     def begin(self, x: Tensor) -> Tensor:
         """The state of the first image x (b, c, h, w): (b, c', h, w) with c' >= c where a step remembers the ones
         before it.
         """
+        return x
 
     def step(self, index: int, state: Tensor, keys: Tensor, image: Tensor | None = None) -> Tensor:
         """One step."""
+        raise NotImplementedError
 
     def end(self, state: Tensor) -> Tensor:
         """The image (b, c, h, w) of a state."""
+        return state
 
     def solve(self, x: Tensor, keys: Tensor, image: Tensor | None = None) -> Tensor:
         """From the first image to the last: the same values as `step` after `step`, keeping every graph."""
+        state = self.begin(x)
+        for index in range(self.steps):
+            state = self.step(index, state, keys, image)
+        return self.end(state)
 
     def solve_adjoint(self, x: Tensor, keys: Tensor, image: Tensor | None = None) -> Tensor:
-        """The same values with a continuous adjoint as the gradient. Raises ValueError where there is none."""
+        """The same values with a continuous adjoint as the gradient. Raises ValueError where there is none: a formula
+        for a step is no differential equation.
+        """
+        raise ValueError(
+            'gradient="adjoint" needs a solver of differential equations (torchsde, torchdiffeq); use gradient="exact"'
+        )
+
+
+Stepping = Solver
+"""The name of `Solver` in version 0.1, where it was apart from its protocol."""
 
 
 class SolverSettings(Protocol):
     """A way of integrating, by its settings; `build` applies it to a score model and a grid of times."""
 
-    has_adjoint: bool
-    """Whether gradient="adjoint" exists."""
+    @property
+    def has_adjoint(self) -> bool:
+        """Whether gradient="adjoint" exists."""
 
-    evaluates_end: bool
-    """Whether the network is asked at the last time, which must then have noise."""
+    @property
+    def evaluates_end(self) -> bool:
+        """Whether the network is asked at the last time, which must then have noise."""
 
     def intervals(self, steps: int) -> int:
         """Pieces of the time grid for `steps` network evaluations. Raises ValueError where no whole number of pieces
@@ -61,38 +115,6 @@ class SolverSettings(Protocol):
         """The solver over the grid `times`. Raises ValueError for a process or a grid that it does not make
         sense with.
         """
-
-
-class Stepping:
-    """The parts of `Solver` that follow from `step`."""
-
-    steps: int
-    guided: bool = False
-
-    def begin(self, x: Tensor) -> Tensor:
-        """See `Solver.begin`."""
-        return x
-
-    def step(self, index: int, state: Tensor, keys: Tensor, image: Tensor | None = None) -> Tensor:
-        """See `Solver.step`."""
-        raise NotImplementedError
-
-    def end(self, state: Tensor) -> Tensor:
-        """See `Solver.end`."""
-        return state
-
-    def solve(self, x: Tensor, keys: Tensor, image: Tensor | None = None) -> Tensor:
-        """See `Solver.solve`."""
-        state = self.begin(x)
-        for index in range(self.steps):
-            state = self.step(index, state, keys, image)
-        return self.end(state)
-
-    def solve_adjoint(self, x: Tensor, keys: Tensor, image: Tensor | None = None) -> Tensor:
-        """There is none: a formula for a step is no differential equation."""
-        raise ValueError(
-            'gradient="adjoint" needs a solver of differential equations (torchsde, torchdiffeq); use gradient="exact"'
-        )
 
 
 class Levels:
@@ -120,8 +142,8 @@ class Levels:
         return self.score.schedule.sigma(self.times[index])
 
     def ratio(self, index: int) -> float | Tensor:
-        """sigma / alpha at the grid's time `index`: EDM's sigma."""
-        return self.sigma(index) / self.alpha(index)
+        """r = sigma / alpha at the grid's time `index`: EDM's sigma."""
+        return noise_to_signal(self.score.schedule, self.times[index])
 
     def transition(self, index: int) -> tuple[float | Tensor, float | Tensor]:
         """Factor and standard deviation of the forward process over step `index`, from its end to its beginning, see
@@ -147,26 +169,41 @@ def scaled(value: float | Tensor, x: Tensor) -> Tensor:
     return per_image(value, x) * x
 
 
-def normals(keys: Tensor, stage: Stage, index: int, like: Tensor) -> Tensor:
-    """Standard normals of the shape and dtype of the images `like`."""
-    return standard_normal(keys, stage, index, tuple(like.shape[1:]), like.dtype)
+def normals(keys: Tensor, stage: Stage, number: int, like: Tensor) -> Tensor:
+    """Standard normals of the shape and dtype of the images `like`: draw `number` of the stage."""
+    return standard_normal(keys, stage, number, tuple(like.shape[1:]), like.dtype)
 
 
 @dataclass(frozen=True)
 class StepRule:
-    """Base of solvers that are a formula for one step: a subclass is a frozen dataclass of settings with `step`.
-
-    Attributes:
-        evaluations: network evaluations of a step.
-        spared: how many of them the last step does without.
-        remembers: how many images a step leaves to the next one, beside its result.
+    """Base of solvers that are a formula for one step: a subclass is a frozen dataclass of settings with `step`. Where
+    its steps are not of the usual kind, it says so in plain class attributes or properties of the names below.
     """
 
-    evaluations: ClassVar[int] = 1
-    spared: ClassVar[int] = 0
-    remembers: ClassVar[int] = 0
-    has_adjoint: ClassVar[bool] = False
-    evaluates_end: ClassVar[bool] = False
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations of a step."""
+        return 1
+
+    @property
+    def spared(self) -> int:
+        """How many of them the last step does without."""
+        return 0
+
+    @property
+    def remembers(self) -> int:
+        """How many images a step leaves to the next one, beside its result."""
+        return 0
+
+    @property
+    def has_adjoint(self) -> bool:
+        """See `SolverSettings.has_adjoint`."""
+        return False
+
+    @property
+    def evaluates_end(self) -> bool:
+        """See `SolverSettings.evaluates_end`."""
+        return False
 
     def intervals(self, steps: int) -> int:
         """See `SolverSettings.intervals`."""
@@ -190,12 +227,12 @@ class StepRule:
         return _Ruled(self, levels)
 
     def step(self, levels: Levels, index: int, state: Tensor, keys: Tensor) -> Tensor:
-        """From the grid's time `index` to the next.
+        """From the grid's time t of `index` to the next, s.
 
         Args:
             levels: the score model along the grid.
             index: of the step, from 0.
-            state: the current image (b, c, h, w); where the rule remembers, followed by what the step before left,
+            state: the current image x_t (b, c, h, w); where the rule remembers, followed by what the step before left,
                 along the channels (zeros at first).
             keys: (b,) int64.
 
@@ -205,7 +242,7 @@ class StepRule:
         raise NotImplementedError
 
 
-class _Ruled(Stepping):
+class _Ruled(Solver):
     """A `StepRule` on a grid."""
 
     def __init__(self, rule: StepRule, levels: Levels):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from purify.checks import check_not_negative
 from purify.noise import Stage
 from purify.solvers.base import Levels, StepRule, normals, scaled
 
@@ -11,7 +12,7 @@ from purify.solvers.base import Levels, StepRule, normals, scaled
 @dataclass(frozen=True)
 class DDIM(StepRule):
     """Eq. 12: x_s = alpha_s x0 + sqrt(sigma_s^2 - e^2) n + e z, with the predicted clean image x0 and noise n, and
-    fresh normals z.
+    fresh normals z; alpha_s x0 = (alpha_s / alpha_t) x_t - alpha_s r_t n.
 
     e = eta sigma_s sqrt(1 - (r_s / r_t)^2) with r = sigma / alpha, which is the paper's eq. 16 for a
     variance-preserving process. Order 1: strong and deterministic for eta = 0, an Euler step of the probability-flow
@@ -29,8 +30,7 @@ class DDIM(StepRule):
     eta: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.eta >= 0:
-            raise ValueError(f"eta must be at least 0, got {self.eta}")
+        check_not_negative(eta=self.eta)
 
     def check(self, levels: Levels) -> None:
         """See `StepRule.check`."""
@@ -47,12 +47,16 @@ class DDIM(StepRule):
 
     def step(self, levels: Levels, index: int, state: Tensor, keys: Tensor) -> Tensor:
         """See `StepRule.step`."""
-        alpha, sigma = levels.alpha(index + 1), levels.sigma(index + 1)
-        kept = levels.ratio(index + 1) / levels.ratio(index)
-        old_noise = sigma * (1 - self.eta**2 + (self.eta * kept) ** 2) ** 0.5
-        x = scaled(alpha / levels.alpha(index), state) + scaled(
-            old_noise - alpha * levels.ratio(index), levels.noise(index, state)
-        )
+        x_t = state
+        alpha_t, r_t = levels.alpha(index), levels.ratio(index)
+        alpha_s, sigma_s, r_s = levels.alpha(index + 1), levels.sigma(index + 1), levels.ratio(index + 1)
+        q = r_s / r_t
+        root = sigma_s * (1 - self.eta**2 + (self.eta * q) ** 2) ** 0.5  # sqrt(sigma_s^2 - e^2)
+        x_s = scaled(alpha_s / alpha_t, x_t)  # first, as gradients are added up in this order
+        n = levels.noise(index, x_t)
+        x_s = x_s + scaled(root - alpha_s * r_t, n)
         if self.eta == 0:
-            return x
-        return x + scaled(self.eta * sigma * (1 - kept**2) ** 0.5, normals(keys, Stage.INCREMENT, index, state))
+            return x_s
+        e = self.eta * sigma_s * (1 - q**2) ** 0.5
+        z = normals(keys, Stage.INCREMENT, index, x_t)
+        return x_s + scaled(e, z)

@@ -1,15 +1,15 @@
 """DPM-Solver++ of two steps, and its SDE version (Lu et al. 2022, arXiv 2211.01095)."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from purify.checks import check_not_negative
 from purify.schedules.elementwise import log
 from purify.solvers.base import Levels, StepRule, scaled
-from purify.solvers.exponential import Level, advance
+from purify.solvers.exponential import advance, level
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class DPMSolver(StepRule):
     """DPM-Solver++(2M), algorithm 2, or SDE-DPM-Solver++(2M): an exponential integrator in the denoised image, one
     evaluation a step.
 
-    The denoised image is extrapolated linearly in log(alpha / sigma) from the step before to the middle of this one.
+    The denoised image x0 is extrapolated linearly in lambda = log(alpha / sigma) from the step before to the middle of
+    this one: x0 + h / (2 h_before) (x0 - x0_before) with h the steps' widths in lambda.
     The first step has nothing to extrapolate from, and the last one (which may lead to no noise at all) does not
     extrapolate: both are of first order, which keeps the order of the whole. Order 2 for eta = 0 (deterministic), weak
     order 2 for eta > 0, in the step of log(alpha / sigma), so on grids such as "log_snr" and "karras". One normal a
@@ -38,8 +39,7 @@ class DPMSolver(StepRule):
     def __post_init__(self) -> None:
         if self.order not in (1, 2):
             raise ValueError(f"order must be 1 or 2, got {self.order}")
-        if not 0 <= self.eta < math.inf:
-            raise ValueError(f"eta must be a number of at least 0, got {self.eta}")
+        check_not_negative(eta=self.eta)
 
     @property
     def remembers(self) -> int:
@@ -48,12 +48,10 @@ class DPMSolver(StepRule):
 
     def step(self, levels: Levels, index: int, state: Tensor, keys: Tensor) -> Tensor:
         """See `StepRule.step`."""
-        x, *before = state.chunk(1 + self.remembers, dim=1)
-        denoised = used = levels.denoised(index, x)
+        x_t, *before = state.chunk(1 + self.remembers, dim=1)
+        x0 = used = levels.denoised(index, x_t)
         if before and 0 < index and not levels.is_last(index):
-            width, width_before = (log(levels.ratio(i) / levels.ratio(i + 1)) for i in (index, index - 1))
-            used = denoised + scaled(width / (2 * width_before), denoised - before[0])
-        x = advance(
-            x, used, *(Level(levels.alpha(i), levels.ratio(i)) for i in (index, index + 1)), self.eta, keys, index
-        )
-        return torch.cat([x, denoised], dim=1) if before else x
+            h, h_before = (log(levels.ratio(i) / levels.ratio(i + 1)) for i in (index, index - 1))
+            used = x0 + scaled(h / (2 * h_before), x0 - before[0])
+        x_s = advance(x_t, used, level(levels, index), level(levels, index + 1), self.eta, keys, index)
+        return torch.cat([x_s, x0], dim=1) if before else x_s

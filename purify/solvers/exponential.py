@@ -1,11 +1,11 @@
 """Single-step exponential integrators of second order in the denoised image."""
 
-import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 from torch import Tensor
 
+from purify.checks import check_choice, check_not_negative
 from purify.noise import Stage
 from purify.schedules.elementwise import log
 from purify.solvers.base import Levels, StepRule, normals, scaled
@@ -17,37 +17,41 @@ class Level(NamedTuple):
     """A point of the process by its marginal."""
 
     alpha: float | Tensor
-    ratio: float | Tensor
+    r: float | Tensor
     """sigma / alpha."""
 
 
-def advance(x: Tensor, denoised: Tensor, start: Level, end: Level, eta: float, keys: Tensor, index: int) -> Tensor:
+def level(levels: Levels, index: int) -> Level:
+    """The grid's time `index` as a point."""
+    return Level(levels.alpha(index), levels.ratio(index))
+
+
+def advance(x_t: Tensor, x0: Tensor, t: Level, s: Level, eta: float, keys: Tensor, index: int) -> Tensor:
     """The reverse process with a constant denoised image, solved exactly (Lu et al. 2022, arXiv 2211.01095:
     DPM-Solver++1, and SDE-DPM-Solver++1 for eta = 1).
 
-    With q = r_end / r_start of y = x / alpha: y_end = q^(1 + eta^2) y + (1 - q^(1 + eta^2)) denoised + r_end sqrt(1 -
-    q^(2 eta^2)) z.
+    With y = x / alpha and q = r_s / r_t: y_s = q^(1 + eta^2) y_t + (1 - q^(1 + eta^2)) x0 + r_s sqrt(1 - q^(2 eta^2))
+    z.
 
     Args:
-        x: (b, c, h, w), at the level `start`.
-        denoised: (b, c, h, w).
-        start: where `x` is.
-        end: where to go, with less noise or none.
+        x_t: (b, c, h, w), at the level t.
+        x0: (b, c, h, w), the denoised image.
+        t: where `x_t` is.
+        s: where to go, with less noise or none.
         eta: as in `purify.solvers.sde.ReverseSDE`: 0 the flow, without z, and 1 the reverse SDE.
         keys: (b,) int64.
         index: of the normals z.
 
     Returns:
-        (b, c, h, w), at the level `end`.
+        (b, c, h, w), at the level s.
     """
-    kept = end.ratio / start.ratio
-    decay = kept ** (1 + eta**2)
-    x = scaled(end.alpha / start.alpha * decay, x) + scaled(end.alpha * (1 - decay), denoised)
+    q = s.r / t.r
+    decay = q ** (1 + eta**2)
+    x_s = scaled(s.alpha / t.alpha * decay, x_t) + scaled(s.alpha * (1 - decay), x0)
     if eta == 0:
-        return x
-    return x + scaled(
-        end.alpha * end.ratio * (1 - kept ** (2 * eta**2)) ** 0.5, normals(keys, Stage.INCREMENT, index, x)
-    )
+        return x_s
+    z = normals(keys, Stage.INCREMENT, index, x_t)
+    return x_s + scaled(s.alpha * s.r * (1 - q ** (2 * eta**2)) ** 0.5, z)
 
 
 @dataclass(frozen=True)
@@ -73,38 +77,31 @@ class Exponential(StepRule):
     weights: Weights = "dpm++"
     eta: float = 0.0
 
-    evaluations: ClassVar[int] = 2
-    spared: ClassVar[int] = 1
+    evaluations = 2
+    spared = 1
 
     def __post_init__(self) -> None:
-        if self.weights not in get_args(Weights):
-            raise ValueError(f"weights={self.weights!r} is not one of {', '.join(get_args(Weights))}")
-        if not 0 <= self.eta < math.inf:
-            raise ValueError(f"eta must be a number of at least 0, got {self.eta}")
+        check_choice(get_args(Weights), weights=self.weights)
+        check_not_negative(eta=self.eta)
 
     def step(self, levels: Levels, index: int, state: Tensor, keys: Tensor) -> Tensor:
         """See `StepRule.step`."""
-        start, end = (
-            Level(levels.alpha(index), levels.ratio(index)),
-            Level(levels.alpha(index + 1), levels.ratio(index + 1)),
-        )
-        first = levels.denoised(index, state)
+        x_t, t, s = state, level(levels, index), level(levels, index + 1)
+        x0_t = levels.denoised(index, x_t)
         if levels.is_last(index):
-            return advance(state, first, start, end, self.eta, keys, 2 * index)
-        ratio = (start.ratio * end.ratio) ** 0.5
-        t = levels.score.schedule.time_of(ratio)
-        middle = Level(levels.score.schedule.alpha(t), ratio)
-        state = advance(state, first, start, middle, self.eta, keys, 2 * index)
-        # The first half went all by `first`; the second makes up for it, so that the whole step has the published
-        # weights.
-        second = first + scaled(self._share(end.ratio / start.ratio), levels.score.denoised(state, t) - first)
-        return advance(state, second, middle, end, self.eta, keys, 2 * index + 1)
+            return advance(x_t, x0_t, t, s, self.eta, keys, 2 * index)
+        r_m = (t.r * s.r) ** 0.5
+        middle = levels.score.schedule.time_of(r_m)
+        m = Level(levels.score.schedule.alpha(middle), r_m)
+        x_m = advance(x_t, x0_t, t, m, self.eta, keys, 2 * index)
+        x0_m = levels.score.denoised(x_m, middle)
+        # The first half went all by x0_t; the second makes up for it, so that the whole step has the published weights.
+        x0 = x0_t + scaled(self._share(s.r / t.r), x0_m - x0_t)
+        return advance(x_m, x0, m, s, self.eta, keys, 2 * index + 1)
 
-    def _share(self, kept: float | Tensor) -> float | Tensor:
-        """Weight of the middle's denoised image over the whole step, for that of a half: `kept` is the ratio of the
-        levels.
-        """
-        decay = kept ** (1 + self.eta**2)
+    def _share(self, q: float | Tensor) -> float | Tensor:
+        """Weight of the middle's denoised image over the whole step, for that of a half."""
+        decay = q ** (1 + self.eta**2)
         half = decay**0.5
         if self.weights == "dpm++":
             return 1 + half

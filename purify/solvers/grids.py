@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from purify.schedules import Schedule
+from purify.schedules import Schedule, noise_to_signal
 
 Grid = Literal["uniform", "quadratic", "karras", "log_snr", "chain", "diffpure"]
 
@@ -61,7 +61,7 @@ def time_grid(
         return _diffpure_grid(t_star, t_end, steps)
     if grid == "chain":
         return _chain_grid(t_star, t_end, steps)
-    return tuple(_walk(t_star, t_end, steps, grid, schedule))
+    return tuple(map(float, _walk(t_star, t_end, steps, grid, schedule)))
 
 
 def _walk(
@@ -73,7 +73,7 @@ def _walk(
         inner = [t_end + (t_star - t_end) * (1 - i / steps) ** power for i in range(1, steps)]
         return [t_star, *inner, t_end]
     assert schedule is not None
-    first, last = schedule.sigma(t_star) / schedule.alpha(t_star), schedule.sigma(t_end) / schedule.alpha(t_end)
+    first, last = noise_to_signal(schedule, t_star), noise_to_signal(schedule, t_end)
     if not last > 0:
         raise ValueError(f"grid={grid!r} needs noise at its end, t_end={t_end} has none; give a larger t_end")
     if grid == "karras":
@@ -96,11 +96,11 @@ def _chain_grid(t_star: float, t_end: float, steps: int) -> tuple[float, ...]:
 
 def _diffpure_grid(t_star: float, t_end: float, steps: int) -> tuple[float, ...]:
     one, s, end, ds = (np.float32(value) for value in (1, 1 - t_star, 1 - t_end, t_star / steps))
-    times = [one - s]
+    times = [float(one - s)]
     for _ in range(steps - 1):
         s = s + ds
-        times.append(one - s)
-    times = [*map(float, times), float(one - end)]
+        times.append(float(one - s))
+    times.append(float(one - end))
     if any(later >= earlier for earlier, later in itertools.pairwise(times)):
         raise ValueError(
             f'grid="diffpure" cannot take steps={steps} from t_star={t_star} to t_end={t_end}: in float32 the last ones'

@@ -1,12 +1,12 @@
 """Predictor-corrector sampling (Song et al. 2021, arXiv 2011.13456)."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from purify.checks import check_choice, check_positive
 from purify.noise import Stage
 from purify.solvers.base import Levels, StepRule, normals, scaled
 from purify.solvers.ddim import DDIM
@@ -44,10 +44,8 @@ class PredictorCorrector(StepRule):
                 f"corrections must be an integer from 1, got {self.corrections!r}; without any take the solver"
                 " ancestral"
             )
-        if not 0 < self.snr < math.inf:
-            raise ValueError(f"snr must be a positive number, got {self.snr}")
-        if self.predictor not in get_args(Predictor):
-            raise ValueError(f"predictor={self.predictor!r} is not one of {', '.join(get_args(Predictor))}")
+        check_positive(snr=self.snr)
+        check_choice(get_args(Predictor), predictor=self.predictor)
 
     @property
     def evaluations(self) -> int:
@@ -61,30 +59,33 @@ class PredictorCorrector(StepRule):
 
     def step(self, levels: Levels, index: int, state: Tensor, keys: Tensor) -> Tensor:
         """See `StepRule.step`."""
-        x = (
-            DDIM(eta=1.0).step(levels, index, state, keys)
-            if self.predictor == "ancestral"
-            else _reverse_diffusion(levels, index, state, keys)
-        )
+        predict = DDIM(eta=1.0).step if self.predictor == "ancestral" else _reverse_diffusion
+        x = predict(levels, index, state, keys)
         if levels.is_last(index):
             return x
-        sigma, unit = levels.sigma(index + 1), 2 * (self.snr * levels.transition(index)[0]) ** 2
+        sigma_s, (root_a, _) = levels.sigma(index + 1), levels.transition(index)
         for count in range(self.corrections):
-            z, noise = normals(keys, Stage.CORRECTOR, index * self.corrections + count, x), levels.noise(index + 1, x)
-            size = unit * (sigma * _norm(z) / _norm(noise)) ** 2
-            x = x - scaled(size / sigma, noise) + scaled((2 * size) ** 0.5, z)
+            z = normals(keys, Stage.CORRECTOR, index * self.corrections + count, x)
+            n = levels.noise(index + 1, x)
+            h = 2 * (self.snr * root_a) ** 2 * (sigma_s * _norm(z) / _norm(n)) ** 2
+            x = x - scaled(h / sigma_s, n) + scaled((2 * h) ** 0.5, z)  # score = -n / sigma_s
         return x
 
 
-def _reverse_diffusion(levels: Levels, index: int, x: Tensor, keys: Tensor) -> Tensor:
-    """x_s = (2 - a) x + V score + sqrt(V) z, where the forward process from s to t multiplies by a and adds noise of
-    variance V.
+def _reverse_diffusion(levels: Levels, index: int, x_t: Tensor, keys: Tensor) -> Tensor:
+    """x_s = (2 - a) x_t - (V / sigma_t) n + sqrt(V) z, where the forward process from s to t multiplies by a and adds
+    noise of variance V; -n / sigma_t is the score.
     """
-    factor, std = levels.transition(index)
-    mean = scaled(2 - factor, x) - scaled(std**2 / levels.sigma(index), levels.noise(index, x))
-    return mean if levels.is_last(index) else mean + scaled(std, normals(keys, Stage.INCREMENT, index, x))
+    a, root_v = levels.transition(index)
+    n = levels.noise(index, x_t)
+    mean = scaled(2 - a, x_t) - scaled(root_v**2 / levels.sigma(index), n)
+    if levels.is_last(index):
+        return mean
+    z = normals(keys, Stage.INCREMENT, index, x_t)
+    return mean + scaled(root_v, z)
 
 
 def _norm(x: Tensor) -> Tensor:
     """(b,): of each image."""
-    return torch.linalg.vector_norm(x.flatten(1), dim=1)
+    norm: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
+    return norm

@@ -41,7 +41,7 @@ class ReverseSDE:
 
     Args:
         score: the score model.
-        times: the grid, strictly decreasing, see `purify.grids`.
+        times: the grid, strictly decreasing, see `purify.solvers.grids`.
         eta: share of the noise, >= 0.
     """
 
@@ -107,7 +107,8 @@ class LangevinSDE:
 
     def diffusion(self, u: float, piece: int | None = None) -> float:
         """See `SDE.diffusion`."""
-        return self.eta * (self.lam * self.ds) ** 0.5
+        std: float = self.eta * (self.lam * self.ds) ** 0.5
+        return std
 
     def of_images(self, which: slice) -> "LangevinSDE":
         """See `SDE.of_images`."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from purify.score.model import ScoreModel
 from purify.solvers.adaptive import Tolerance, breakdown, explained, one_at_a_time, tolerance_of
-from purify.solvers.base import Stepping
+from purify.solvers.base import Solver
 from purify.solvers.grids import Times
 from purify.solvers.sde import SDE, ReverseSDE
 
@@ -125,7 +125,7 @@ _REFUSED = {
 }
 
 
-class ODESolver(Stepping):
+class ODESolver(Solver):
     """Integrates the drift of an unguided `SDE` over the step clock, real times inside the SDE.
 
     Args:
@@ -145,7 +145,7 @@ class ODESolver(Stepping):
         if self.tolerance is not None:
             return one_at_a_time(lambda ode, x, *_: self._piece(ode, x, index), self.ode, state, keys, None)
         view = _View(self.ode, index)
-        end = torchdiffeq.odeint(view, state, _clock(state, 1), method=self.method)[-1]
+        end: Tensor = torchdiffeq.odeint(view, state, _clock(state, 1), method=self.method)[-1]
         view.expect(FIXED[self.method])
         return end
 
@@ -161,7 +161,7 @@ class ODESolver(Stepping):
                 x = one_at_a_time(lambda ode, y, *_, i=index: self._adjoint_piece(ode, y, i), self.ode, x, keys, None)
             return x
         view = _View(self.ode, 0)
-        end = torchdiffeq.odeint_adjoint(
+        end: Tensor = torchdiffeq.odeint_adjoint(
             view, x, _clock(x, self.steps), method=self.method, options={"step_size": 1.0}, adjoint_params=()
         )[-1]
         view.expect(FIXED[self.method] * self.steps)
@@ -169,7 +169,8 @@ class ODESolver(Stepping):
 
     def _piece(self, ode: SDE, x: Tensor, index: int) -> Tensor:
         """One image over one piece: torchdiffeq's value, with the derivative of the accepted steps."""
-        end, view = _Recorded.apply(x.detach(), self, ode, index)
+        recorded: tuple[Tensor, _Recorder] = _Recorded.apply(x.detach(), self, ode, index)
+        end, view = recorded
         if not torch.is_grad_enabled():
             return end
         again = _runge_kutta(ode, index, x, view.accepted, ADAPTIVE[self.method])
@@ -177,9 +178,10 @@ class ODESolver(Stepping):
 
     def _adjoint_piece(self, ode: SDE, x: Tensor, index: int) -> Tensor:
         with explained():
-            return torchdiffeq.odeint_adjoint(
+            end: Tensor = torchdiffeq.odeint_adjoint(
                 _View(ode, index, self.tolerance), x, _clock(x, 1), **self._control(x), adjoint_params=()
             )[-1]
+        return end
 
     def _control(self, x: Tensor) -> dict[str, Any]:
         """What torchdiffeq is told about the steps; `step_t` makes the last one end with the piece, in both directions,

@@ -10,10 +10,11 @@ import torch
 import torchsde
 from torch import Tensor
 
+from purify.checks import check_not_negative
 from purify.noise import KeyedBrownian
 from purify.score.model import ScoreModel
 from purify.solvers.adaptive import Tolerance, explained, one_at_a_time, tolerance_of
-from purify.solvers.base import Stepping
+from purify.solvers.base import Solver
 from purify.solvers.grids import Times, per_image
 from purify.solvers.sde import SDE, ReverseSDE
 
@@ -56,8 +57,7 @@ class TorchSDE:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"method={self.method!r} is not one of torchsde's Ito methods {', '.join(METHODS)}")
-        if not 0 <= self.eta < math.inf:
-            raise ValueError(f"eta must be at least 0, got {self.eta}")
+        check_not_negative(eta=self.eta)
         tolerance_of(self, self.adaptive)
 
     @property
@@ -83,7 +83,7 @@ class TorchSDE:
         return SDESolver(ReverseSDE(score, times, self.eta), self.method, tolerance_of(self, self.adaptive))
 
 
-class SDESolver(Stepping):
+class SDESolver(Solver):
     """Integrates any `SDE` over the step clock, real times inside the SDE: piece by piece, ts = [i, i + 1], or with the
     adjoint all at once.
 

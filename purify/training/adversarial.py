@@ -12,16 +12,24 @@ side, for images in [-1, 1]); noise levels and weighting are those of the other 
 are ordered at random, where a sort would lay them out as a ramp.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from purify.checks import check_positive
 from purify.schedules import noise_to_signal
 from purify.score.model import ScoreModel
-from purify.training.objectives import Loss, Times, Weighting, check_weighting, denoising_loss, draw_batch
+from purify.training.objectives import (
+    Loss,
+    Times,
+    Weighting,
+    as_score_model,
+    check_weighting,
+    denoising_loss,
+    draw_batch,
+)
 
 
 @dataclass(frozen=True)
@@ -42,8 +50,7 @@ class Perturbation:
     def __post_init__(self) -> None:
         if self.rounds < 1:
             raise ValueError(f"rounds must be at least 1, got {self.rounds}")
-        if not 0 < self.strength < math.inf:
-            raise ValueError(f"strength must be a positive number, got {self.strength}")
+        check_positive(strength=self.strength)
         if not 0 < self.largest <= 1:
             raise ValueError(f"largest must lie in (0, 1], got {self.largest}")
 
@@ -88,7 +95,8 @@ def adversarial_denoising(
         )
     settings = perturbation or Perturbation()
 
-    def loss(model: ScoreModel, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    def loss(model: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        model = as_score_model(model)
         x0, noise, t = draw_batch(model, images, times, flip, generator)
         delta = adversarial_perturbation(model, classifier, x0, labels, t, settings, generator)
         return denoising_loss(model, x0, mixed(noise, delta, settings.ratio(model, t)), t, weighting)

@@ -95,7 +95,7 @@ class Trainer:
         with lower:
             loss = self.loss(self.model, self.images[rows], self.labels[rows], generator)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.model.parameters(), s.gradient_clip)
         self.optimizer.step()
         self._update_average()
@@ -117,7 +117,7 @@ class Trainer:
     def _update_average(self) -> None:
         # short memory at first, as TensorFlow's average has
         decay = min(self.settings.ema_decay, (1 + self.step) / (10 + self.step))
-        averaged, current = list(self.average.parameters()), [p.detach() for p in self.model.parameters()]
+        averaged, current = ([p.detach() for p in model.parameters()] for model in (self.average, self.model))
         torch._foreach_lerp_(averaged, current, 1 - decay)
         for ours, theirs in zip(self.average.buffers(), self.model.buffers(), strict=True):
             ours.copy_(theirs)

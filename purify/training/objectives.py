@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from purify.checks import check_choice
 from purify.schedules import Schedule, noise_to_signal, snr
 from purify.score.model import ScoreModel
 from purify.score.parametrisation import convert
@@ -193,7 +194,8 @@ def denoising_loss(model: ScoreModel, x0: Tensor, noise: Tensor, t: Tensor, weig
         t: (b,).
         weighting: see `weights`.
     """
-    output, target = model(model.diffuse(x0, noise, t), t), model.target(x0, noise, t)
+    output: Tensor = model(model.diffuse(x0, noise, t), t)
+    target = model.target(x0, noise, t)
     output = output.to(torch.promote_types(output.dtype, torch.float32))  # half precision is for the network only
     if weighting == "simple":
         return F.mse_loss(output, target)
@@ -215,12 +217,20 @@ def denoising_score_matching(times: Times, flip: bool = False, weighting: Weight
     """
     check_weighting(weighting)
 
-    def loss(model: ScoreModel, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    def loss(model: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         del labels
+        model = as_score_model(model)
         x0, noise, t = draw_batch(model, images, times, flip, generator)
         return denoising_loss(model, x0, noise, t, weighting)
 
     return loss
+
+
+def as_score_model(model: nn.Module) -> ScoreModel:
+    """The model itself. Raises ValueError for a module that has no schedule to be trained for."""
+    if not isinstance(model, ScoreModel):
+        raise ValueError(f"denoising score matching trains a ScoreModel, got {type(model).__name__}")
+    return model
 
 
 def draw_batch(
@@ -241,8 +251,7 @@ def draw_batch(
 
 def check_weighting(weighting: str) -> None:
     """Raises ValueError unless `weighting` is one of `Weighting`."""
-    if weighting not in get_args(Weighting):
-        raise ValueError(f"weighting={weighting!r} is not one of {', '.join(get_args(Weighting))}")
+    check_choice(get_args(Weighting), weighting=weighting)
 
 
 def _mirrored(x: Tensor, generator: torch.Generator) -> Tensor:

@@ -135,7 +135,7 @@ class _Bounded:
     their own sizes.
     """
 
-    def __init__(self, file: BinaryIO, limit: int):
+    def __init__(self, file: BinaryIO | io.BufferedIOBase, limit: int):
         self.file, self.limit = file, limit
 
     def read(self, count: int) -> bytes:

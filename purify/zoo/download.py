@@ -4,15 +4,11 @@ While a download runs, or waits to be resumed, TARGET.partial holds what has com
 server said of it.
 """
 
-import fcntl
-import hashlib
-import json
 import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -20,10 +16,25 @@ from typing import BinaryIO
 import requests
 from urllib3.exceptions import HTTPError, NewConnectionError
 
+from purify.zoo.partial import (
+    CHUNK,
+    checksums,
+    make_folders,
+    partial,
+    partial_path,
+    read_validator,
+    recorded_sha256,
+    where_from,
+    write_record,
+    write_validator,
+)
+from purify.zoo.partial import (
+    DownloadError as DownloadError,
+)
+
 Progress = Callable[[int, int | None], None]
 """progress(bytes here, bytes expected or None)."""
 
-_CHUNK = 2**16  # what of a piece has come when a connection breaks is lost
 _TIMEOUT = (15.0, 60.0)  # seconds: to connect, and between two pieces
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
 _LONGEST_WAIT = 30.0
@@ -31,10 +42,6 @@ _WEB_PAGE = (
     "answers with a web page, not with the file: Google Drive does so when too many people fetched a file today, others"
     " when a login or a confirmation is needed. Try again tomorrow, or in a browser"
 )
-
-
-class DownloadError(ValueError):
-    """A download that did not succeed; the message names the address and says what to do."""
 
 
 class _Dropped(Exception):
@@ -84,9 +91,9 @@ def download(
     target = Path(target)
     if target.exists():
         raise DownloadError(f"{target} is already there: an existing file is never overwritten")
-    made = _make_folders(target.parent)
+    made = make_folders(target.parent)
     try:
-        with _partial(target) as file:
+        with partial(target) as file:
             job = _Job(address, target, file, size, sha256 or recorded_sha256(target), md5, progress, limit)
             job.run(retries, sleep)
             return job.finish()
@@ -96,13 +103,6 @@ def download(
         for folder in reversed(made):
             if not any(folder.iterdir()):
                 folder.rmdir()
-
-
-def recorded_sha256(target: Path) -> str | None:
-    """What TARGET.sha256 says, None where there is none."""
-    record = _record(target)
-    found = re.match(r"[0-9a-f]{64}\b", record.read_text()) if record.is_file() else None
-    return found.group() if found else None
 
 
 def check_file(path: Path, size: int | None = None, sha256: str | None = None, md5: str | None = None) -> str:
@@ -116,14 +116,14 @@ def check_file(path: Path, size: int | None = None, sha256: str | None = None, m
     if size is not None and real != size:
         raise DownloadError(f"{path} has {real:,} bytes, expected {size:,}: delete it and fetch it again")
     with open(path, "rb") as file:
-        digests = _digests(file)
+        digests = checksums(file)
     for name, expected in (("sha256", sha256 or recorded_sha256(path)), ("md5", md5)):
         if expected not in (None, digests[name]):
             raise DownloadError(
-                f"{path} has the {name} {digests[name]}, expected {expected}{_where_from(path, expected)}: delete it"
+                f"{path} has the {name} {digests[name]}, expected {expected}{where_from(path, expected)}: delete it"
                 " and fetch it again"
             )
-    _write_record(path, digests["sha256"])
+    write_record(path, digests["sha256"])
     return digests["sha256"]
 
 
@@ -165,22 +165,22 @@ class _Job:
         if self.here == 0:
             raise DownloadError(f"{self.address} gave an empty file. {self._by_hand()}")
         self.file.seek(0)
-        digests = _digests(self.file)
+        digests = checksums(self.file)
         for name, expected in (("sha256", self.sha256), ("md5", self.md5)):
             if expected not in (None, digests[name]):
                 came = self.here
                 self._reset()
                 raise DownloadError(
                     f"{self.address} gave {came:,} bytes with the {name} {digests[name]}, expected"
-                    f" {expected}{_where_from(self.target, expected)}; they were deleted"
+                    f" {expected}{where_from(self.target, expected)}; they were deleted"
                 )
         os.fsync(self.file.fileno())
-        os.replace(_partial_path(self.target), self.target)
-        _write_record(self.target, digests["sha256"])
+        os.replace(partial_path(self.target), self.target)
+        write_record(self.target, digests["sha256"])
         return digests["sha256"]
 
     def _transfer(self) -> None:
-        validator = _read_validator(self.target, self.address)
+        validator = read_validator(self.target, self.address)
         if self.here and validator is None:
             self._reset()
         headers = {"Accept-Encoding": "identity"}
@@ -190,7 +190,7 @@ class _Job:
             with requests.get(self.address, headers=headers, stream=True, timeout=_TIMEOUT) as response:
                 if self._begin(response):
                     # bytes as they are, whatever encoding a server claims for them
-                    for chunk in response.raw.stream(_CHUNK, decode_content=False):
+                    for chunk in response.raw.stream(CHUNK, decode_content=False):
                         self._write(chunk)
         except requests.exceptions.SSLError as error:
             raise DownloadError(f"{self.address}: the connection is not trusted: {error}. {self._by_hand()}") from error
@@ -250,7 +250,7 @@ class _Job:
         else:
             self._reset()
             self.total = int(length) if length.isdigit() else None
-            _write_validator(self.target, self.address, response)
+            write_validator(self.target, self.address, response)
         expected = self.total if self.total is not None else self.size
         if self.total is not None and self.size is not None and self.total != self.size:
             raise self._refusal(f"{self.address} offers {self.total:,} bytes, expected {self.size:,}")
@@ -285,88 +285,3 @@ class _Job:
 
     def _by_hand(self) -> str:
         return f"The file can be put at {self.target} by hand."
-
-
-def _digests(file: BinaryIO) -> dict[str, str]:
-    """SHA-256 and MD5 of the rest of an open file."""
-    digests = {name: hashlib.new(name, usedforsecurity=False) for name in ("sha256", "md5")}
-    while chunk := file.read(_CHUNK):
-        for digest in digests.values():
-            digest.update(chunk)
-    return {name: digest.hexdigest() for name, digest in digests.items()}
-
-
-@contextmanager
-def _partial(target: Path) -> Iterator[BinaryIO]:
-    """The partial file, open and locked, so that one process at a time writes to it; gone afterwards if it is empty or
-    has been moved.
-    """
-    path = _partial_path(target)
-    while True:
-        file = open(path, "ab+")  # noqa: SIM115 (closed below)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.close()
-            raise DownloadError(f"{target}: another process is downloading it") from error
-        if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
-            break
-        file.close()  # another process finished between opening and locking
-    try:
-        yield file
-    finally:
-        file.flush()
-        if path.exists() and os.fstat(file.fileno()).st_size == 0:
-            path.unlink()
-        if not path.exists():
-            _state_path(target).unlink(missing_ok=True)
-        file.close()
-
-
-def _make_folders(folder: Path) -> list[Path]:
-    """Makes the folder and its parents; returns those that were not there, outermost first."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DownloadError(f"{folder} cannot be made: {error.strerror}") from error
-    return missing[::-1]
-
-
-def _partial_path(target: Path) -> Path:
-    return target.with_name(target.name + ".partial")
-
-
-def _state_path(target: Path) -> Path:
-    return target.with_name(target.name + ".partial.json")
-
-
-def _record(target: Path) -> Path:
-    return target.with_name(target.name + ".sha256")
-
-
-def _where_from(target: Path, expected: str) -> str:
-    """Whether an expectation is only what an earlier download was like, and how to take it back."""
-    if recorded_sha256(target) != expected:
-        return ""
-    return f" (that of an earlier download, recorded in {_record(target)}; if that one was wrong, delete the record)"
-
-
-def _write_record(target: Path, sha256: str) -> None:
-    if recorded_sha256(target) != sha256:
-        _record(target).write_text(f"{sha256}  {target.name}\n")
-
-
-def _read_validator(target: Path, address: str) -> str | None:
-    """What tells the server which version of the file the partial one belongs to, None where that is not known."""
-    try:
-        state = json.loads(_state_path(target).read_text())
-        return state["validator"] if state["address"] == address else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _write_validator(target: Path, address: str, response: requests.Response) -> None:
-    tag = response.headers.get("ETag", "")
-    validator = tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified")
-    _state_path(target).write_text(json.dumps({"address": address, "validator": validator}))

@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from purify.schedules import VE, DiscreteVP
-from purify.score.model import Prediction, ScoreModel
+from purify.score.model import ScoreModel
+from purify.score.parametrisation import Prediction
 from purify.zoo import checkpoint
 from purify.zoo.checkpoint import CheckpointError
 from purify.zoo.official import chain
@@ -91,8 +92,9 @@ def _unet(folder: Path) -> nn.Module:
         raise CheckpointError(
             f"{folder} has no diffusion_pytorch_model.safetensors; other formats may carry code and are not read"
         )
+    load: Callable[..., tuple[nn.Module, dict[str, list[str]]]] = UNet2DModel.from_pretrained
     try:
-        unet, report = UNet2DModel.from_pretrained(
+        unet, report = load(
             folder, use_safetensors=True, local_files_only=True, output_loading_info=True, low_cpu_mem_usage=False
         )
     except (*checkpoint.UNUSABLE, OSError) as error:
@@ -140,4 +142,5 @@ class _Sample(nn.Module):
         self.size_multiple = size_multiple
 
     def forward(self, x: Tensor, labels: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        return self.unet(x, labels, class_labels).sample
+        sample: Tensor = self.unet(x, labels, class_labels).sample
+        return sample

@@ -164,7 +164,8 @@ def _score_sde(network: nn.Module, config: dict[str, Any]) -> ScoreModel:
         return ScoreModel(
             network, ve, "score", time_scale=1.0 - levels, time_offset=levels - 1.0, label_rounding="nearest", **common
         )
-    kind = {"vpsde": LinearVP, "subvpsde": SubVP}.get(sde)
+    kinds: dict[str, type[LinearVP] | type[SubVP]] = {"vpsde": LinearVP, "subvpsde": SubVP}
+    kind = kinds.get(sde)
     if kind is None:
         raise ValueError(
             f"training.sde={training['sde']!r} with positional labels is not one of vpsde, subvpsde, or vesde with"

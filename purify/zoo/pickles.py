@@ -4,9 +4,9 @@ import io
 import pickle
 import pickletools
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 _TENSORS = {
     "collections.OrderedDict",
@@ -89,6 +89,11 @@ class _Recorder:
         pass
 
 
+_Load = Callable[[Any], None]  # a method of the unpickler, for one opcode
+
+_LOADS: dict[int, _Load] = dict(pickle._Unpickler.dispatch)
+
+
 class Walk(pickle._Unpickler):  # the one in C makes room for as many memo entries as a file claims
     """Reads a pickle without calling anything in it: names are answered by a recorder, or refused.
 
@@ -96,7 +101,8 @@ class Walk(pickle._Unpickler):  # the one in C makes room for as many memo entri
     raise.
     """
 
-    dispatch = dict(pickle._Unpickler.dispatch)
+    dispatch: ClassVar[dict[int, _Load]] = dict(_LOADS)
+    stack: list[Any]
 
     def find_class(self, module: str, name: str) -> type:
         if f"{module}.{name}" not in _TENSORS:
@@ -116,15 +122,15 @@ class Walk(pickle._Unpickler):  # the one in C makes room for as many memo entri
 
     def _load_setitem(self) -> None:
         self._check_keys(self.stack[-2:-1])
-        pickle._Unpickler.load_setitem(self)
+        _LOADS[pickle.SETITEM[0]](self)
 
     def _load_setitems(self) -> None:
         self._check_keys(self.stack[::2])
-        pickle._Unpickler.load_setitems(self)
+        _LOADS[pickle.SETITEMS[0]](self)
 
     def _load_dict(self) -> None:
         self._check_keys(self.stack[::2])
-        pickle._Unpickler.load_dict(self)
+        _LOADS[pickle.DICT[0]](self)
 
     def _refuse(self) -> None:
         raise pickle.UnpicklingError("it holds a set")
@@ -160,10 +166,10 @@ def _collect(file: BinaryIO, found: dict[str, None]) -> None:
         if opcode.name == "MEMOIZE":
             memo[len(memo)] = last
         elif "PUT" in opcode.name:
-            memo[int(argument)] = last
+            memo[int(str(argument))] = last
         else:
             last = (
-                memo.get(int(argument))
+                memo.get(int(str(argument)))
                 if "GET" in opcode.name
                 else argument
                 if isinstance(argument, str) and "UNICODE" in opcode.name

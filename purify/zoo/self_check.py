@@ -13,7 +13,9 @@ from torch.nn import functional as F
 
 from purify.noise import Stage, noise_keys, standard_normal
 from purify.schedules import EDM, VE, LinearVP, Schedule, SubVP
+from purify.score.labels import TimeLabel
 from purify.score.model import ScoreModel
+from purify.score.parametrisation import Prediction
 
 NOISE_TO_SIGNAL = (0.2, 0.5, 1.0)
 """Noise levels, as sigma / alpha for images in [-1, 1]; DiffPure's t* = 0.1 has 0.33."""
@@ -26,7 +28,7 @@ wrong. In between other conventions are tried, and it is wrong if one of them le
 CLEARLY_LESS = 1.5
 
 _LARGEST_SIDE = 64
-_PREDICTIONS = ("noise", "score", "x0", "v")
+_PREDICTIONS: tuple[Prediction, ...] = ("noise", "score", "x0", "v")
 
 
 class ScoreModelWarning(UserWarning):
@@ -59,9 +61,12 @@ def diagnose(model: ScoreModel, images: Tensor | None = None) -> str | None:
     """
     if model.classes is not None and model.class_label is None:
         model = model.with_class(0)
-    if images is None and model.image_shape is None:
+    if images is not None:
+        x = _checked(model, images)
+    elif model.image_shape is not None:
+        x = _example_images(model.image_shape, model.network)
+    else:
         return None
-    x = _example_images(model.image_shape, model.network) if images is None else _checked(model, images)
     left = error_left(model, x)
     worst = max(left.values(), default=0.0)
     if not all(math.isfinite(share) for share in left.values()):
@@ -171,25 +176,16 @@ def _best_convention(model: ScoreModel, images: Tensor) -> tuple[float, str] | N
 def _conventions(model: ScoreModel) -> Iterator[tuple[ScoreModel, str]]:
     """The model under its own and the usual schedules, labels, ranges and predictions, and how to say them."""
     own = (model.schedule, model.time_label, model.time_scale, model.time_offset)
-    usual: list[tuple[Schedule, str, float, float]] = [own]
+    usual: list[tuple[Schedule, TimeLabel, float, float]] = [own]
     usual += [(schedule, "t", scale, 0.0) for schedule in (LinearVP(), SubVP()) for scale in (999.0, 1.0)]
     usual += [(VE(0.01, 50.0), "sigma", 1.0, 0.0), (EDM(), "sigma", 1.0, 0.0)]
     for schedule, label, scale, offset in usual:
         for value_range in ((-1.0, 1.0), (0.0, 1.0)):
             for prediction in _PREDICTIONS:
                 changed = copy.copy(model)
-                changed.schedule, changed.time_label, changed.time_scale, changed.time_offset = (
-                    schedule,
-                    label,
-                    scale,
-                    offset,
-                )
-                changed.prediction, changed.value_range, changed.t_max, changed.label_rounding = (
-                    prediction,
-                    value_range,
-                    schedule.t_max,
-                    None,
-                )
+                changed.schedule, changed.t_max, changed.label_rounding = schedule, schedule.t_max, None
+                changed.time_label, changed.time_scale, changed.time_offset = label, scale, offset
+                changed.prediction, changed.value_range = prediction, value_range
                 yield changed, _described(changed)
 
 

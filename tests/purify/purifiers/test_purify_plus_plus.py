@@ -70,7 +70,7 @@ def test_exact_equals_backprop_bitwise_and_batches_do_not_matter(unet_score):
 def test_bad_arguments(unet_score):
     for arguments, message in (
         ({"steps": 10}, "got 10; give 9 or 11"),
-        ({"S_churn": -1.0}, "S_churn must be a number from 0, got -1.0"),
+        ({"S_churn": -1.0}, "S_churn must be at least 0, got -1.0"),
         ({"S_tmin": 2.0}, "S_tmin and S_tmax must be noise levels"),
         ({"t_star": 0.0}, r"t_star must lie in \(0, 1\], got 0.0"),
         ({"gradient": "adjoint"}, 'gradient="adjoint" needs a solver that has one'),

@@ -4,6 +4,8 @@ costs, refusals.
 
 import itertools
 import math
+import textwrap
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -11,9 +13,10 @@ from torch import nn
 
 from purify import DiffPure, ScoreModel, noise_keys
 from purify.gradients import MODES
+from purify.networks.gaussian import GaussianNoise
 from purify.noise import Stage, standard_normal
-from purify.schedules import VE, DiscreteVP
-from purify.solvers import DDIM, SOLVERS, Ancestral, DPMSolver, Exponential, Heun, PredictorCorrector, make
+from purify.schedules import VE, DiscreteVP, LinearVP
+from purify.solvers import DDIM, SOLVERS, Ancestral, DPMSolver, Exponential, Heun, PredictorCorrector, base, make
 from purify.solvers.grids import time_grid
 
 KEYS = noise_keys(0, torch.arange(3), 0)
@@ -274,7 +277,7 @@ def test_corrector_equals_the_published_loop(unet_score, vp):
             'variance="learned" needs a score model with learned_variance=True',
         ),
         ("heun", {"steps": 10}, "2 a step with Heun, 1 in the last: got 10; give 9 or 11"),
-        ({"name": "heun", "S_churn": -1.0}, {}, "S_churn must be a number from 0, got -1.0"),
+        ({"name": "heun", "S_churn": -1.0}, {}, "S_churn must be at least 0, got -1.0"),
         (
             {"name": "heun", "S_tmin": 2.0, "S_tmax": 1.0},
             {},
@@ -287,7 +290,7 @@ def test_corrector_equals_the_published_loop(unet_score, vp):
             "S_churn=5.0 raises the noise of step 0 to that of t=0.51.*beyond t_max=0.5",
         ),
         ({"name": "dpm++", "order": 3}, {}, "order must be 1 or 2, got 3"),
-        ({"name": "dpm++", "eta": float("nan")}, {}, "eta must be a number of at least 0, got nan"),
+        ({"name": "dpm++", "eta": float("nan")}, {}, "eta must be at least 0, got nan"),
         ("exponential", {"steps": 2}, "2 a step with Exponential, 1 in the last: got 2; give 1 or 3"),
         ({"name": "exponential", "weights": "half"}, {}, "weights='half' is not one of dpm.., res"),
         (
@@ -332,3 +335,14 @@ def test_names():
         assert SOLVERS[name] is kind
         assert make(name) == kind()
     assert make({"name": "predictor-corrector", "snr": 0.1}) == PredictorCorrector(snr=0.1)
+
+
+def test_the_solver_that_the_documentation_writes():
+    """Euler's method in r is DDIM without noise."""
+    lines = textwrap.dedent(base.__doc__.split("most are")[1].split("`purify.DiffPure")[0].split(":\n", 1)[1])
+    names = {}
+    exec(lines, {"dataclass": dataclass, "StepRule": base.StepRule, "scaled": base.scaled}, names)
+    score = ScoreModel(GaussianNoise(LinearVP(), 0.2, 0.5), LinearVP(), "noise")
+    x, keys = torch.rand(2, 1, 3, 3, dtype=torch.float64), noise_keys(0, range(2), 0)
+    ours, ddim = (DiffPure(score, 0.3, 7, solver=solver) for solver in (names["Euler"](), DDIM()))
+    torch.testing.assert_close(ours(x, keys), ddim(x, keys), rtol=1e-12, atol=1e-12)
