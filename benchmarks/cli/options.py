@@ -6,8 +6,6 @@ from typing import Annotated
 
 import typer
 
-import benchmarks
-
 Out = Annotated[
     Path | None, typer.Option("--out", help="Folder for the results, new or empty. Default: runs/KIND-DATE-TIME.")
 ]
@@ -26,14 +24,10 @@ DEFAULT_BENCH = "fashion-mnist/bench"
 
 
 def complete_config(incomplete: str) -> Iterator[str]:
-    """For the shell: packaged configurations, then folders and YAML files, that begin like this.
+    """For the shell: packaged configurations, then folders and YAML files, that begin like this."""
+    from benchmarks.config.files import known
 
-    As `benchmarks.config.configs_folder` finds them, which imports torch: the shell waits at every press of the key.
-    """
-    package = Path(benchmarks.__file__).parent
-    shipped = package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
-    names = (str(path.relative_to(shipped).with_suffix("")) for path in sorted(shipped.rglob("*.yaml")))
-    yield from (name for name in names if name.startswith(incomplete))
+    yield from (name for name in known() if name.startswith(incomplete))
     folder = Path(incomplete).parent if not incomplete.endswith("/") else Path(incomplete)
     for path in sorted(folder.glob("*")):
         if str(path).startswith(incomplete) and (path.is_dir() or path.suffix in (".yaml", ".yml")):

@@ -24,6 +24,12 @@ def configs_folder() -> Path:
     return here / "configs" if (here / "configs").is_dir() else here.parent / "configs"
 
 
+def known() -> list[str]:
+    """The names of the packaged configurations."""
+    shipped = configs_folder()
+    return [str(path.relative_to(shipped).with_suffix("")) for path in sorted(shipped.rglob("*.yaml"))]
+
+
 def find(config: str) -> Path:
     """A path that exists, or a name below `configs_folder()` with or without `.yaml`. Raises ConfigError that lists the
     known names.
@@ -32,10 +38,9 @@ def find(config: str) -> Path:
     for path in (Path(config), shipped / config, shipped / f"{config}.yaml", shipped / config.removeprefix("configs/")):
         if path.is_file():
             return path
-    known = sorted(str(p.relative_to(shipped).with_suffix("")) for p in shipped.rglob("*.yaml"))
-    near = difflib.get_close_matches(config, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(config, known(), n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(f"no configuration {config!r}: neither a file nor one of {', '.join(known)}{hint}")
+    raise ConfigError(f"no configuration {config!r}: neither a file nor one of {', '.join(known())}{hint}")
 
 
 def load(kind: type[Config], config: str, overrides: list[str] | None = None) -> Config:

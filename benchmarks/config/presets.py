@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import yaml
 
-from benchmarks.config.files import configs_folder, find, load_values, parent_of, read
+from benchmarks.config.files import find, known, load_values, parent_of, read
 
 Command = Literal["bench", "audit", "certify", "compare", "sweep", "train"]
 
@@ -37,11 +37,7 @@ class Preset:
 
 def listed() -> list[Preset]:
     """All packaged configurations, by name."""
-    folder = configs_folder()
-    return [
-        Preset(str(path.relative_to(folder).with_suffix("")), command_of(read(path)), _comment(path))
-        for path in sorted(folder.rglob("*.yaml"))
-    ]
+    return [Preset(name, command_of(read(find(name))), _comment(find(name))) for name in known()]
 
 
 def command_of(values: dict[str, Any]) -> Command:

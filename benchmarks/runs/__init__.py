@@ -1,19 +1,8 @@
-"""What every run needs: its folder, its environment, its progress, and names for what it depends on."""
+"""What every run needs: its folder, its environment, its progress, and names for what it depends on.
 
-from benchmarks.runs.environment import environment, peak_memory, pick_device
-from benchmarks.runs.fingerprints import fingerprint, fingerprint_model
-from benchmarks.runs.folder import RunError, locked, make_folder, write_text
-from benchmarks.runs.progress import progress_bar
+What is public stands in `__init__.pyi`, and is imported when it is first asked for: a folder needs no torch.
+"""
 
-__all__ = [
-    "RunError",
-    "environment",
-    "fingerprint",
-    "fingerprint_model",
-    "locked",
-    "make_folder",
-    "peak_memory",
-    "pick_device",
-    "progress_bar",
-    "write_text",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

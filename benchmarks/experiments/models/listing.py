@@ -69,11 +69,7 @@ def overview(models: Sequence[Known]) -> Table:
 
 def used_by(name: str) -> list[str]:
     """The packaged configurations whose score model it is."""
-    folder = configs.configs_folder()
-    experiments = {
-        str(file.relative_to(folder).with_suffix("")): configs.read(file).get("score")
-        for file in sorted(folder.rglob("*.yaml"))
-    }
+    experiments = {config: configs.read(configs.find(config)).get("score") for config in configs.known()}
     return [
         config
         for config, score in experiments.items()

@@ -174,9 +174,11 @@ def test_names_are_printed_as_they_are(name, run, tmp_path, capsys):
     assert capsys.readouterr().out.count(name) == 3
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["bench", "--help"], ["bench", "--nope"], []])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["bench", "--help"], ["bench", "--nope"], [], ["configs"]]
+)
 def test_answers_at_once(arguments):
-    """Neither torch nor robustbench is imported to say what a command is or that there is no such option."""
+    """Neither torch nor robustbench is imported to say what a command or a preset is, or that there is no such option."""
     code = (
         "import sys; from purify.__main__ import main; sys.argv = ['purify', *%r]\n"
         "try: main()\n"

@@ -77,7 +77,7 @@ def test_from_python(folder, monkeypatch):
 def test_keys_of_a_plugin_are_its_constructors(folder):
     settings = config.load(BenchConfig, str(folder / "bench.yaml"))
     (attack,) = settings.attacks
-    assert attack.own == {"iterations": 2, "eot": 2, "share": 0.5} and attack.label == "Corner"
+    assert attack.own == {"iterations": 2, "eot": 2, "share": 0.5, "batch_size": 256} and attack.label == "Corner"
     assert type(attack).model_fields["share"].description == "of epsilon that a step is long, in (0, 1]."
     assert attack.white_box and attack.facts(defended=False)["eot"] == 1
     assert attack.reduced(0.5).own["iterations"] == 1
