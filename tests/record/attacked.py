@@ -76,6 +76,9 @@ def attack_settings() -> dict[str, object]:
             f"APGD {norm} restarts": attacks.APGD(
                 threat, iterations=9, eot=2, restarts=2, target_classes=2, stop_draws=2, batch_size=7
             ),
+            # as many runs as pass over the keys of other purposes
+            f"APGD {norm} many runs": attacks.APGD(threat, iterations=4, target_classes=4, restarts=2),
+            f"FAB {norm} many runs": attacks.FAB(threat, iterations=2, restarts=2),
             f"FAB {norm}": attacks.FAB(threat, iterations=4, eot=2, target_classes=2),
             f"FAB {norm} restarts": attacks.FAB(
                 threat, iterations=3, eot=1, target_classes=0, restarts=2, stop_draws=2
