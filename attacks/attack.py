@@ -1,7 +1,7 @@
 """What every attack is: one call around the one method that an attack writes, and what a caller may ask of it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol, TypeGuard, TypeVar, final
 
 import torch
@@ -33,6 +33,7 @@ class Attack(ABC):
         resumable: whether an unfinished call can go on from a saved state.
         lengths: the settings that its cost grows with in proportion; the first is what results report as iterations.
         unit: of the first of `lengths`.
+        other_names: names under which the constructor takes settings too -> the settings' own.
     """
 
     threat: Any
@@ -45,13 +46,23 @@ class Attack(ABC):
     resumable: ClassVar[bool] = False
     lengths: ClassVar[tuple[str, ...]] = ("iterations",)
     unit: ClassVar[str] = "steps"
+    other_names: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(cls) -> None:
         if "__call__" in vars(cls):
             raise TypeError(f"{cls.__name__} must write `run`: the call of every attack is that of attacks.Attack")
+        if cls.gives_verdict != hasattr(cls, "with_verdict"):
+            raise TypeError(f"{cls.__name__}: gives_verdict must say whether it has a method `with_verdict`")
 
     def __post_init__(self) -> None:
         check_run_settings(self)
+
+    @property
+    def revision(self) -> int:
+        """How often a new version of this package changed what the same settings make of the same keys: an unfinished
+        measurement by another revision does not go on.
+        """
+        return 0
 
     @property
     def needs(self) -> type | None:

@@ -149,7 +149,7 @@ def also_called(**names: str) -> Callable[[type[Settings]], type[Settings]]:
     """Decorates a dataclass whose constructor is to take some settings under other names too: `other="name"`.
 
     The constructor raises ValueError where a setting is given under both. Its signature keeps the settings' own names,
-    and so do `repr`, comparison and `dataclasses.replace`.
+    and so do `repr`, comparison and `dataclasses.replace`. `other_names` of the class has them.
     """
 
     def decorate(cls: type[Settings]) -> type[Settings]:
@@ -166,6 +166,7 @@ def also_called(**names: str) -> Callable[[type[Settings]], type[Settings]]:
             original(self, *args, **kwargs)
 
         type.__setattr__(cls, "__init__", init)
+        type.__setattr__(cls, "other_names", names)
         return cls
 
     return decorate

@@ -10,6 +10,7 @@ import sys
 import types
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 PURIFY = {
     "adversarial_training": "training.adversarial",
@@ -49,5 +50,13 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 def install(package: str, table: Mapping[str, str]) -> None:
     """Lets `package` answer to the old names of `table`: old -> new, below the package. Once for each package."""
-    if not any(isinstance(finder, _Finder) and finder.package == package for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder(package, table))
+    if any(isinstance(finder, _Finder) and finder.package == package for finder in sys.meta_path):
+        return
+    sys.meta_path.insert(0, _Finder(package, table))
+    module = sys.modules[package]
+    of_today = module.__getattr__
+
+    def attribute(name: str) -> Any:
+        return importlib.import_module(f"{package}.{name}") if name in table else of_today(name)
+
+    module.__getattr__ = attribute  # type: ignore[method-assign]

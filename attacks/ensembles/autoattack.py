@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from attacks.attack import Attack
 from attacks.expectation import call, takes_keys
-from attacks.inputs import check_choice, check_choices
+from attacks.inputs import also_called, check_choice, check_choices
 from attacks.losses import margin
 from attacks.randomness import OfAutoAttack, derive, mix
 from attacks.restarts import where
@@ -24,6 +24,7 @@ _SEED_LIMIT = 2**31
 _CHOOSE_DRAWS = 8  # that choose between two points
 
 
+@also_called(steps="iterations")
 @dataclass(frozen=True)
 class AutoAttack(Attack):
     """The official code, unchanged: "standard" (APGD-CE, APGD-T, FAB-T, Square), "rand" (APGD-CE and APGD-DLR with EOT

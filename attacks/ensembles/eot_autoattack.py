@@ -14,7 +14,7 @@ from attacks.attack import Attack
 from attacks.expectation import Expectation
 from attacks.gradient.apgd import APGD
 from attacks.gradient.fab import FAB
-from attacks.inputs import check_choices
+from attacks.inputs import also_called, check_choices
 from attacks.losses import margin
 from attacks.query.square import Square
 from attacks.randomness import OfEOTAutoAttack, derive
@@ -24,6 +24,7 @@ from attacks.threats import Threat
 PARTS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
 
 
+@also_called(steps="iterations")
 @dataclass(frozen=True)
 class EOTAutoAttack(Attack):
     """The parts in order, each on the images that still stand; every image keeps the strongest candidate of all parts.
@@ -60,6 +61,11 @@ class EOTAutoAttack(Attack):
         if not isinstance(self.attacks, (tuple, list)) or not self.attacks:
             raise ValueError(f"attacks must be one or more of {', '.join(PARTS)}, got {self.attacks!r}")
         check_choices(self, "attacks", PARTS)
+
+    @property
+    def revision(self) -> int:
+        """The largest of its parts'."""
+        return max(self._part(name).revision for name in self.attacks)
 
     def run(self, task: Task) -> Tensor:
         """As of `Attack`; `progress` counts percents of each part, `start` is for the first part."""

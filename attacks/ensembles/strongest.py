@@ -92,6 +92,11 @@ class Strongest(Attack):
             object.__setattr__(self, "sequence", tuple(STAGES))
         check_choices(self, "sequence", STAGES)
 
+    @property
+    def revision(self) -> int:
+        """1: runs of its parts have had other keys since version 0.2, see `FAB` and `APGD`."""
+        return 1
+
     def run(self, task: Task) -> Tensor:
         """As of `Attack`, but `progress` counts evaluations, and `start` is a candidate beside the clean image.
 

@@ -7,12 +7,14 @@ from torch import Tensor
 from attacks.attack import Attack
 from attacks.expectation import Expectation, is_random
 from attacks.gradient.ascent import Climb
+from attacks.inputs import also_called
 from attacks.losses import LOSSES, Loss, dlr, margin
 from attacks.randomness import OfAPGD, OfAscent, derive, run_keys
 from attacks.task import Task
 from attacks.threats import Threat
 
 
+@also_called(steps="iterations")
 @dataclass(frozen=True)
 class APGD(Attack):
     """Gradient steps with momentum, whose size is halved, image by image, where the loss stops rising, and which then
@@ -63,6 +65,11 @@ class APGD(Attack):
         if self.loss is None:
             object.__setattr__(self, "loss", "dlr" if self.target_classes else "ce")
         super().__post_init__()
+
+    @property
+    def revision(self) -> int:
+        """1 where runs beyond the fifth are made, whose keys were those of another purpose before version 0.2."""
+        return int(self.restarts * max(self.target_classes, 1) > 5)
 
     def run(self, task: Task) -> Tensor:
         """As of `Attack`; `start` is where the first run begins."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from attacks.attack import Attack
 from attacks.expectation import Expectation, by_draw, is_random
 from attacks.gradient.ascent import Climb
-from attacks.inputs import check_from_zero
+from attacks.inputs import also_called, check_from_zero
 from attacks.losses import LOSSES, Loss
 from attacks.protocols import OffersTrajectory, look_inside
 from attacks.randomness import draw_keys
@@ -16,6 +16,7 @@ from attacks.task import Task
 from attacks.threats import Threat
 
 
+@also_called(steps="iterations")
 @dataclass(frozen=True)
 class DeviatedReconstruction(Attack):
     """APGD on the classification loss plus `weight` times the deviated reconstruction (eq. 8 and 11), plus `estimates`

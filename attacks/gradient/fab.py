@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from attacks.attack import Attack
 from attacks.expectation import Expectation, is_random
+from attacks.inputs import also_called
 from attacks.losses import Loss, margin
 from attacks.randomness import OfFAB, OfFABRun, derive, run_keys, uniform
 from attacks.restarts import in_turn, where
@@ -50,6 +51,7 @@ def onto_hyperplane(x: Tensor, gradient: Tensor, value: Tensor, threat: Threat) 
     return (towards.sign() * torch.minimum(moment * speed, room)).reshape(x.shape)
 
 
+@also_called(steps="iterations")
 @dataclass(frozen=True)
 class FAB(Attack):
     """Steps onto the linearised decision boundary, drawn towards the image, and back from beyond it; the nearest point
@@ -88,6 +90,11 @@ class FAB(Attack):
     restarts: int = 1
     stop_draws: int = 0
     batch_size: int = 256
+
+    @property
+    def revision(self) -> int:
+        """1 where runs beyond the third are made, whose keys were those of other purposes before version 0.2."""
+        return int(self.restarts * max(self.target_classes, 1) > 3)
 
     def run(self, task: Task) -> Tensor:
         """The nearest points found, moved into the threat; where none was found, the image itself.

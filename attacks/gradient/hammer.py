@@ -14,7 +14,7 @@ from attacks.attack import Attack
 from attacks.cost import add_cost
 from attacks.expectation import Expectation, by_draw, is_random
 from attacks.gradient.ascent import Climb
-from attacks.inputs import check_choice, check_positive, check_positive_integers
+from attacks.inputs import also_called, check_choice, check_positive, check_positive_integers
 from attacks.losses import LOSSES, Loss
 from attacks.protocols import OffersStages
 from attacks.randomness import draw_keys
@@ -24,6 +24,7 @@ from attacks.threats import Threat
 Gradients = Literal["full", "grafted"]
 
 
+@also_called(steps="iterations")
 @dataclass(frozen=True)
 class DiffHammer(Attack):
     """APGD along gradients that weight each draw by the probability that it is vulnerable together with the others.

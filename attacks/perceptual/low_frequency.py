@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from attacks.adam import AdamPath, Parameters
 from attacks.attack import Attack
-from attacks.inputs import check_positive
+from attacks.inputs import also_called, check_positive
 from attacks.paths import attack_along
 from attacks.perceptual.feature_distance import FeatureDistance, check_feature_distance
 from attacks.randomness import OfSearch, derive, uniform
@@ -64,6 +64,7 @@ def _first_logits(kernel: tuple[int, int], like: Tensor) -> Tensor:
     return weights.clamp(_LEAST_WEIGHT, 1 - _LEAST_WEIGHT).log().to(like)
 
 
+@also_called(steps="iterations")
 @dataclass(frozen=True)
 class LowFrequency(Attack):
     """A cascade of learned filters over a learned change of the image that raises the mean loss over draws, within a

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attacks.attack import Attack
-from attacks.inputs import check_positive, check_positive_integers
+from attacks.inputs import also_called, check_positive, check_positive_integers
 from attacks.paths import attack_along
 from attacks.perceptual.feature_distance import FeatureDistance, check_feature_distance
 from attacks.randomness import OfSearch, derive, uniform
@@ -19,6 +19,7 @@ _START_SIZE = 0.01  # the paper's standard deviation
 _DAMPING = 1e-4
 
 
+@also_called(steps="iterations")
 @dataclass(frozen=True)
 class PerceptualPGD(Attack):
     """Steps that raise the mean loss over draws the most for the distance in features that they cost (PPGD, Laidlaw et

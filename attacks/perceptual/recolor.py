@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from attacks.adam import Parameters
 from attacks.attack import Attack
-from attacks.inputs import check_positive
+from attacks.inputs import also_called, check_positive
 from attacks.perceptual.bisection import largest_factor
 from attacks.perceptual.bounded import check_bounded, transform
 from attacks.task import Task
@@ -80,6 +80,7 @@ class ColorChange:
         return f"ReColorAdv {self.epsilon:g}"
 
 
+@also_called(steps="iterations")
 @dataclass(frozen=True)
 class ReColorAdv(Attack):
     """A smooth function of colour that raises the mean loss over draws, by Adam steps clipped to the bound.

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from attacks.adam import Parameters
 from attacks.attack import Attack
-from attacks.inputs import check_positive
+from attacks.inputs import also_called, check_positive
 from attacks.perceptual.bounded import check_bounded, transform
 from attacks.task import Task
 
@@ -111,6 +111,7 @@ def _in_reach(x_adv: Tensor, x: Tensor, reach: Tensor) -> Tensor:
     return ((x_adv >= low - _TOLERANCE) & (x_adv <= high + _TOLERANCE)).flatten(1).all(1)
 
 
+@also_called(steps="iterations")
 @dataclass(frozen=True)
 class StAdv(Attack):
     """A flow of at most `bound` that raises the mean loss over draws minus `smoothness` times the flow's roughness, by

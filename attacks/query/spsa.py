@@ -12,7 +12,7 @@ from torch import Tensor
 from attacks.adam import AdamPath
 from attacks.attack import Attack
 from attacks.expectation import Expectation, by_draw
-from attacks.inputs import check_choice, check_kind, check_positive
+from attacks.inputs import also_called, check_choice, check_kind, check_positive
 from attacks.losses import LOSSES
 from attacks.paths import Gradient, attack_along
 from attacks.randomness import OfSearch, OfSPSAStep, derive, uniform
@@ -20,6 +20,7 @@ from attacks.task import Task
 from attacks.threats import L2, Linf, Threat, random_point
 
 
+@also_called(steps="iterations")
 @dataclass(frozen=True)
 class SPSA(Attack):
     """Projected Adam steps along finite differences of the mean loss in `samples` random directions v.

@@ -119,12 +119,19 @@ class AttackConfig(derive.Derived):
         """
         made: Any = type(self).makes
         made = made if isinstance(made, type) else derive.hints_of(made).get("return")
-        return getattr(made, trait, getattr(attacks.Attack, trait))
+        default = getattr(attacks.Attack, trait)
+        if trait in ("takes_targets", "takes_start") and not (
+            isinstance(made, type) and issubclass(made, attacks.Attack)
+        ):
+            default = False  # a callable of the user's own takes what `evaluate` always gives
+        return getattr(made, trait, default)
 
     @property
     def lengths(self) -> tuple[str, ...]:
         """Settings that the cost grows with in proportion, the one reported first."""
-        return tuple(name for name in self.can("lengths") if name in self.own_keys())
+        own = self.own_keys()
+        declared = tuple(name for name in self.can("lengths") if name in own)
+        return declared or tuple(name for name in ("steps", "queries", "budget") if name in own)[:1]
 
     @property
     def unit(self) -> str:
@@ -137,8 +144,9 @@ class AttackConfig(derive.Derived):
         return not self.can("query_only")
 
     @property
-    def _length(self) -> int:
-        return int(self.own[self.lengths[0]]) if self.lengths else 1
+    def _length(self) -> int | None:
+        """What results report as iterations; None of a plug-in that has no such setting."""
+        return int(self.own[self.lengths[0]]) if self.lengths else None
 
     def on(self, model: ModelName) -> bool:
         """Whether that model is attacked."""
@@ -217,5 +225,7 @@ class AttackConfig(derive.Derived):
     def evaluations(self, defended: bool) -> Cost:
         """About how many images go through the attacked model for one image that never leaves the attack."""
         own = self.own
-        forward = self._length * self._eot(defended) * own.get("restarts", 1) * max(1, own.get("target_classes", 1))
+        forward = (
+            (self._length or 1) * self._eot(defended) * own.get("restarts", 1) * max(1, own.get("target_classes", 1))
+        )
         return Cost(forward, forward if self.white_box else 0)

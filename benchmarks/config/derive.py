@@ -23,6 +23,7 @@ from pydantic import (
     ValidationError,
     WrapValidator,
     create_model,
+    model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
@@ -72,6 +73,17 @@ class Derived(Section):
 
         def __getattr__(self, name: str) -> Any:
             """A key of the constructor's."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _under_its_own_name(cls, values: Any) -> Any:
+        """Takes keys under the other names that the constructor knows (`other_names`, see `attacks.Attack`)."""
+        other = getattr(getattr(cls, "makes", None), "other_names", {})
+        given = [name for name in other if isinstance(values, dict) and name in values]
+        for name in given:
+            if other[name] in values:
+                raise ValueError(f"{name} is another name of {other[name]}: give one of them")
+        return {other.get(name, name): of for name, of in values.items()} if given else values
 
     @classmethod
     def own_keys(cls) -> list[str]:

@@ -20,10 +20,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+import attacks
 from attacks.perceptual.feature_distance import FeatureDistance
 from benchmarks.config.attack import AttackConfig, ModelName
 from benchmarks.config.bench import BenchConfig
 from benchmarks.config.sections import ConfigError
+from benchmarks.config.sources import sources
 from benchmarks.evaluation import diagnostics
 from benchmarks.evaluation.evaluate import evaluate
 from benchmarks.evaluation.result import Evaluation
@@ -62,7 +64,8 @@ class Bench:
         self.weights = self.setup.weights | self._weights_of_features()
         # What a batch depends on: options that keep their default may be added later without making old runs strangers.
         chosen = settings.model_dump(mode="json", exclude={"audit", "pictures"}, exclude_defaults=True)
-        self.identity = fingerprint(json.dumps(chosen), *self.weights.values(), self.setup.fingerprint_data())
+        code = [*sources(settings).values(), *self._revisions()]
+        self.identity = fingerprint(json.dumps(chosen), *self.weights.values(), self.setup.fingerprint_data(), *code)
 
     def _rows(self) -> Iterator[Row]:
         self.models: dict[ModelName, nn.Module] = {
@@ -74,6 +77,11 @@ class Bench:
             for attack in self.settings.attacks:
                 if attack.on(name):
                     yield self.row(name, attack)
+
+    def _revisions(self) -> list[str]:
+        """The attacks whose numbers another version of this package made otherwise."""
+        built = {row.attack_name: row.attack for row in self.rows if isinstance(row.attack, attacks.Attack)}
+        return [f"{name}: revision {attack.revision}" for name, attack in built.items() if attack.revision]
 
     def _weights_of_features(self) -> dict[str, str]:
         """SHA-256 of the network that each attack within a distance in features measures by."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.config.certify import CertifyConfig
+from benchmarks.config.sources import sources
 from benchmarks.evaluation.certification import ABSTAIN, Certification, certify
 from benchmarks.experiments.setup import check_classes, load_parts
 from benchmarks.runs.environment import environment, peak_memory
@@ -49,7 +50,10 @@ class Certify:
         self.models = [self._smoothed(sigma) for sigma in settings.sigma]
         self._check_fit()
         chosen = settings.model_dump(mode="json", exclude={"radii", "sigma"}, exclude_defaults=True)
-        self.identity = fingerprint(json.dumps(chosen), *self.parts.weights.values(), self.parts.fingerprint_data())
+        code = sources(settings).values()
+        self.identity = fingerprint(
+            json.dumps(chosen), *self.parts.weights.values(), self.parts.fingerprint_data(), *code
+        )
 
     def _smoothed(self, sigma: float) -> Smoothed:
         classifier, score, seed = self.parts.classifier, self.parts.score, self.settings.seed

@@ -20,7 +20,9 @@ def fingerprint_model(module: nn.Module, *settings: str) -> str:
     """SHA-256 of a module's structure, parameters and buffers, and of what else it depends on: the same whatever file
     it came from.
     """
-    digest = hashlib.sha256("\n".join((repr(module), *settings)).encode())
+    # some modules, purifiers among them, print their settings alone; what is inside them counts too
+    inside = [nn.Module.__repr__(part) for part in module.modules() if type(part).__repr__ is not nn.Module.__repr__]
+    digest = hashlib.sha256("\n".join((repr(module), *inside, *settings)).encode())
     for name, tensor in module.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

@@ -26,6 +26,8 @@ def read_lines(path: Path, kind: type[R]) -> list[R]:
         lines = [json.loads(line) for line in path.read_text().splitlines()]
     except (OSError, ValueError) as error:
         raise RunError(f"{path.parent} holds no readable {path.name}: {error}") from error
+    if strange := [type(line).__name__ for line in lines if not isinstance(line, dict)]:
+        raise RunError(f"{path}: every line must hold a mapping, got {strange[0]}")
     return [_checked(line, kind, path) for line in lines]
 
 

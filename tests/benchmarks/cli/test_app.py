@@ -178,7 +178,7 @@ def test_names_are_printed_as_they_are(name, run, tmp_path, capsys):
     "arguments", [["--help"], ["--version"], ["bench", "--help"], ["bench", "--nope"], [], ["configs"]]
 )
 def test_answers_at_once(arguments):
-    """Neither torch nor robustbench is imported to say what a command or a preset is, or that there is no such option."""
+    """Neither torch nor robustbench is imported to say what a command or a preset is, or to refuse an option."""
     code = (
         "import sys; from purify.__main__ import main; sys.argv = ['purify', *%r]\n"
         "try: main()\n"
