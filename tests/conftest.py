@@ -20,6 +20,12 @@ if (ROOT / "purify").is_dir():
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
+@pytest.fixture(autouse=True)
+def _same_random_numbers():
+    """Tests that draw from torch's generator see the same numbers, in whatever order they run."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def gaussian_score():
     """gaussian_score(mean, std): the exact score model of N(mean, std^2) pixels, float64."""

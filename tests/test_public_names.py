@@ -44,7 +44,8 @@ def test_a_moved_module_imports_under_its_old_name(name, monkeypatch):
     monkeypatch.delitem(sys.modules, name, raising=False)
     with pytest.warns(DeprecationWarning, match=rf"{name} is now "):
         old = importlib.import_module(name)
-    package = name.split(".")[0]
+    package, attribute = name.split(".")
+    assert getattr(sys.modules[package], attribute) is old
     assert old.__name__.startswith(f"{package}.") and old.__name__ != name
     assert old is importlib.import_module(old.__name__)
 

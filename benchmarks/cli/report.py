@@ -26,11 +26,11 @@ def report(
     from benchmarks.reports import markdown
     from benchmarks.reports import terminal as reports
     from benchmarks.runs.folder import RunError
+    from benchmarks.runs.schema import Points, Summary
 
-    swept = {folder: result for folder in runs if (result := reports.read_points(folder)) is not None}
-    benched = {folder: reports.read_summary(folder) for folder in runs if folder not in swept}
-    summaries = list(benched.values())
-    for result in swept.values():
+    found = [reports.read_points(folder) or reports.read_summary(folder) for folder in runs]
+    summaries = [result for result in found if isinstance(result, Summary)]
+    for result in (result for result in found if isinstance(result, Points)):
         session.show(reports.sweep_table(result))
         for line in reports.failure_lines(result):
             session.error(line)
@@ -46,4 +46,4 @@ def report(
         from benchmarks.reports.figures import save_curve
 
         save_curve(curve, reports.curves(summaries, curve), out)
-    return [in_folder(folder, swept.get(folder) or benched.get(folder)) for folder in runs]
+    return [in_folder(folder, result) for folder, result in zip(runs, found, strict=True)]

@@ -21,7 +21,8 @@ def fingerprint_model(module: nn.Module, *settings: str) -> str:
     it came from.
     """
     # some modules, purifiers among them, print their settings alone; what is inside them counts too
-    inside = [nn.Module.__repr__(part) for part in module.modules() if type(part).__repr__ is not nn.Module.__repr__]
+    own = [part for part in module.modules() if not type(part).__repr__.__module__.startswith("torch.")]
+    inside = [nn.Module.__repr__(part) for part in own]
     digest = hashlib.sha256("\n".join((repr(module), *inside, *settings)).encode())
     for name, tensor in module.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

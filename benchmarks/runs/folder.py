@@ -50,7 +50,7 @@ def locked(folder: Path) -> Iterator[None]:
 def check_identity(path: Path, found: str, expected: str) -> None:
     """Raises RunError where a batch's file was made by another run than the one that would go on with it."""
     if found != expected:
-        raise RunError(f"{path} was made with another configuration, other weights or other images; give another --out")
+        raise RunError(f"{path} was made with another configuration, other weights, images or code; give another --out")
 
 
 def write_text(path: Path, text: str) -> None:

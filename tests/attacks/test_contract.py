@@ -246,6 +246,27 @@ def test_its_attributes_tell_the_truth(kind):
 
 
 @each
+def test_settings_go_by_their_other_names_too(kind):
+    attack = made(kind)
+    values = {field.name: getattr(attack, field.name) for field in dataclasses.fields(attack)}
+    lengths = {"iterations", "steps"} & values.keys()
+    assert {"iterations", "steps"} - lengths == kind.other_names.keys() or not lengths
+    for other, name in kind.other_names.items():
+        renamed = {other if key == name else key: value for key, value in values.items()}
+        assert kind(**renamed) == attack
+        with pytest.raises(ValueError, match=f"{other} is another name of {name}: give one of them"):
+            kind(**values, **{other: values[name]})
+
+
+def test_an_attack_says_whether_it_gives_a_verdict():
+    with pytest.raises(TypeError, match="Silent: gives_verdict must say whether it has a method `with_verdict`"):
+
+        class Silent(Attack):
+            def with_verdict(self):
+                pass
+
+
+@each
 def test_bad_gradients_are_told_once_where_the_call_stands(kind):
     """Of all runs and parts together, for every attack that follows gradients of its own."""
 

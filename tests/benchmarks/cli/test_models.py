@@ -64,7 +64,7 @@ def test_list_names_everything_and_its_users(monkeypatch, tmp_path):
     (tmp_path / "configs" / "cifar10" / "diffpure.yaml").write_text("score: {name: cifar10-ddpmpp-deep-vp}\n")
     (tmp_path / "configs" / "cifar10" / "l2.yaml").write_text("extends: diffpure.yaml\nseed: 1\n")
     (tmp_path / "configs" / "other.yaml").write_text("score: cifar10-ddpmpp-vp\n")
-    monkeypatch.setattr("benchmarks.config.configs_folder", lambda: tmp_path / "configs")
+    monkeypatch.setattr("benchmarks.config.files.configs_folder", lambda: tmp_path / "configs")
     monkeypatch.setenv("PURIFY_MODELS", str(tmp_path / "models"))
     lines = run("list").output.splitlines()
     for name in registry.entries():

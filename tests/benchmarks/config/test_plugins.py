@@ -19,6 +19,7 @@ from benchmarks.cli import app
 from benchmarks.config.bench import BenchConfig
 from benchmarks.config.sections import ConfigError
 from benchmarks.experiments.bench import Bench
+from benchmarks.runs.folder import RunError
 from purify import DiffPure, ScoreModel, load_score_model, plugins, purifiers
 
 EXAMPLES = Path(__file__).parents[3] / "docs" / "examples" / "plugins"
@@ -109,6 +110,54 @@ def test_the_code_behind_a_name(folder):
     path = folder / "toy_attack.py"
     source = plugins.source("attacks", f"module:{path}:Corner")
     assert source.path == path.resolve() and source.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("file", ["toy_attack", "toy_classifier", "toy_dataset", "toy_score", "toy_solver"])
+def test_a_run_of_changed_code_does_not_go_on(folder, tmp_path, file):
+    arguments = ["bench", str(folder / "bench.yaml"), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
+    with (folder / f"{file}.py").open("a") as code:
+        code.write("\n# as it was, but for this line\n")
+    with pytest.raises(RunError, match="made with another configuration, other weights, images or code"):
+        CliRunner().invoke(app, [*arguments, "--resume"], catch_exceptions=False)
+
+
+PLAIN = """
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class Grey:
+    threat: object
+    steps: int = 40
+
+    def __call__(self, model, x, y, keys=None, progress=None):
+        return self.threat.project(x * 0 + 0.5, x)
+
+@dataclass(frozen=True)
+class Once:
+    threat: object
+
+    def __call__(self, model, x, y, keys=None, progress=None):
+        return self.threat.project(x * 0 + 0.5, x)
+"""
+
+
+def test_a_callable_that_declares_nothing_can_and_costs_what_it_says(folder):
+    """What is no `attacks.Attack` takes no targets; its effort is that of its settings, or unknown."""
+    (folder / "plain.py").write_text(PLAIN)
+    threat = {"norm": "Linf", "epsilon": 0.1}
+
+    def section(name, **more):
+        values = config.load_values(str(folder / "bench.yaml"))
+        values["attacks"] = [{"kind": f"module:{folder / 'plain.py'}:{name}", "threat": threat, **more}]
+        return config.validate(BenchConfig, values).attacks[0]
+
+    grey, once = section("Grey"), section("Once")
+    assert grey.facts(True)["iterations"] == 40 and grey.lengths == ("steps",)
+    assert grey.reduced(0.5).own["steps"] == 20 and grey.evaluations(False).forward == 40
+    assert once.facts(True)["iterations"] is None and once.evaluations(False).forward == 1
+    with pytest.raises(ConfigError, match="no targeted form; leave out `target`"):
+        section("Grey", target=1)
 
 
 def test_changed_code_is_run_again(tmp_path):

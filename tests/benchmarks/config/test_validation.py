@@ -144,6 +144,11 @@ def test_a_circle_is_no_endless_text(tmp_path):
         presets.text_of("a.yaml")
 
 
+def test_the_copy_that_a_run_keeps_is_of_its_command(tmp_path):
+    config.dump(config.load(BenchConfig, "fashion-mnist/bench"), tmp_path / "config.yaml")
+    assert check(str(tmp_path / "config.yaml")).command == "bench"
+
+
 def test_every_preset_is_of_the_command_that_it_says():
     """Those that `bench` or `audit` take are checked by that section; the others hold a key that it does not know."""
     for preset in presets.listed():

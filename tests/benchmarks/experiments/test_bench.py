@@ -210,7 +210,7 @@ def test_resume_needs_the_same_weights(folder, config, tmp_path, monkeypatch, ca
     model.network.conv_out.bias.data[0] += 1e-3
     save_score_model(weights, model, "small_unet", model.metadata["config"]["network"], torch.float32)
     assert run(monkeypatch, *command, "--resume") == 2
-    assert "was made with another configuration, other weights or other images" in capsys.readouterr().err
+    assert "was made with another configuration, other weights, images or code" in capsys.readouterr().err
 
 
 def test_resume_needs_the_same_images(config, tmp_path, monkeypatch, capsys):
@@ -221,7 +221,7 @@ def test_resume_needs_the_same_images(config, tmp_path, monkeypatch, capsys):
     assert run(monkeypatch, *command) == 0
     np.savez(tmp_path / "d.npz", images=data.images[1:9].numpy(), labels=data.labels[1:9].numpy())
     assert run(monkeypatch, *command, "--resume") == 2
-    assert "was made with another configuration, other weights or other images" in capsys.readouterr().err
+    assert "was made with another configuration, other weights, images or code" in capsys.readouterr().err
 
 
 def test_two_runs_do_not_share_a_folder(folder, config, monkeypatch, capsys):

@@ -149,7 +149,7 @@ def test_resume_needs_the_same_run(folder, tiny, tmp_path, monkeypatch, capsys):
     whole = json.loads(first.read_text())
     first.write_text(json.dumps(whole | {"identity": "of other weights"}))
     assert run(monkeypatch, "certify", tiny, "--out", copy, "--resume", "--device", "cpu") == 2
-    assert "was made with another configuration, other weights or other images" in capsys.readouterr().err
+    assert "was made with another configuration, other weights, images or code" in capsys.readouterr().err
     for damaged in ("{", json.dumps(whole | {"counts": [[10**6, *row[1:]] for row in whole["counts"]]})):
         first.write_text(damaged)
         assert run(monkeypatch, "certify", tiny, "--out", copy, "--resume", "--device", "cpu") == 2

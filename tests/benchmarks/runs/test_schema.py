@@ -161,6 +161,9 @@ def test_lines_and_batches_of_old(tmp_path):
     line = {"image": 3, "label": 1, "model": "defended", "attack": "none", "predictions": [1, -1], "distance": 0.0}
     (tmp_path / "images.jsonl").write_text("\n".join([json.dumps(line)] * 2) + "\n")
     assert [found.as_json() for found in read_lines(tmp_path / "images.jsonl", ImageLine)] == [line, line]
+    (tmp_path / "images.jsonl").write_text("[1]\n")
+    with pytest.raises(RunError, match="images.jsonl: every line must hold a mapping, got list"):
+        read_lines(tmp_path / "images.jsonl", ImageLine)
     old = {"identity": "abc", "seconds": 1.0, "network_evaluations": 3, "warnings": [], "randomness": "fresh"}
     facts = BatchFacts.model_validate(old)
     assert facts.attack_cost is None and facts.as_json() == old
