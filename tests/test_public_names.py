@@ -50,6 +50,16 @@ def test_a_moved_module_imports_under_its_old_name(name, monkeypatch):
     assert old is importlib.import_module(old.__name__)
 
 
+def test_the_change_log_says_where_modules_are():
+    root = Path(purify.__file__).parents[1]
+    if not (root / "CHANGELOG.md").is_file():
+        pytest.skip("not a checkout: there is no change log")
+    text = (root / "CHANGELOG.md").read_text()
+    for package, table in (("purify", moved.PURIFY), ("benchmarks", benchmarks.MOVED)):
+        for old, new in table.items():
+            assert f"| `{package}.{old}` | `{package}.{new}` |" in text
+
+
 def test_an_old_name_hands_out_the_same_classes():
     with pytest.warns(DeprecationWarning):
         sys.modules.pop("purify.smoothing", None)

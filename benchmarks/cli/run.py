@@ -60,8 +60,15 @@ class Run:
         with has another.
         """
         from benchmarks import config as configs
+        from benchmarks.config.presets import command_of
 
-        settings = configs.load(kind, config, overrides)
+        try:
+            settings = configs.load(kind, config, overrides)
+        except configs.ConfigError as error:
+            command = command_of(configs.load_values(config, overrides))
+            if command == self.kind or {command, self.kind} <= {"bench", "audit", "rivals"}:
+                raise
+            raise configs.ConfigError(f"{config} is a configuration for `purify {command}`") from error
         if self.session.verbose:
             self.session.detail(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
         if self.resume:

@@ -1,8 +1,8 @@
 """Configurations: YAML files, checked before any work starts.
 
-A file may name a parent in `extends:` (a path relative to itself); its own values override the parent's, section by
-section. A section that names another `scheme` than the parent's replaces it. A plug-in's file (`module:FILE.py:NAME`)
-is looked for beside the file that names it, then from the current folder.
+A file may name a parent in `extends:` (a path relative to itself, or the name of a packaged one); its own values
+override the parent's, section by section. A section that names another `scheme` than the parent's replaces it. A
+plug-in's file (`module:FILE.py:NAME`) is looked for beside the YAML file, then from the current folder.
 """
 
 import difflib
@@ -97,10 +97,13 @@ def _read_one(path: Path) -> tuple[dict[str, Any], Path | None]:
     values = {key: _beside(value, path.parent) for key, value in values.items()}
     if parent is None:
         return values, None
-    parent_path = path.parent / str(parent)
-    if not parent_path.is_file():
-        raise ConfigError(f"{path}: extends {parent!r}, but there is no file {parent_path}")
-    return values, parent_path
+    beside, packaged = path.parent / str(parent), configs_folder() / f"{parent}.yaml"
+    for candidate in (beside, packaged):
+        if candidate.is_file():
+            return values, candidate
+    near = difflib.get_close_matches(str(parent), known(), n=1, cutoff=0.6)
+    hint = f"; did you mean the packaged {near[0]!r}?" if near else ""
+    raise ConfigError(f"{path}: extends {parent!r}, but there is no file {beside}{hint}")
 
 
 def _beside(value: Any, folder: Path) -> Any:

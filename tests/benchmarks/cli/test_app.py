@@ -189,6 +189,19 @@ def test_answers_at_once(arguments):
     assert result.returncode == (2 if arguments in (["bench", "--nope"], []) else 0)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (("bench", "fashion-mnist/sweep"), "sweep"),
+        (("audit", "fashion-mnist/train_score"), "train"),
+        (("train", "fashion-mnist/bench"), "bench"),
+    ],
+)
+def test_a_configuration_of_another_command_is_named_as_such(run, arguments, command):
+    code, _, error = run(*arguments)
+    assert (code, error) == (2, f"error: {arguments[1]} is a configuration for `purify {command}`\n")
+
+
 def test_the_shell_completes_configurations(tmp_path, monkeypatch):
     shipped = {str(path.relative_to(configs_folder()).with_suffix("")) for path in configs_folder().rglob("*.yaml")}
     assert set(complete_config("fashion-mnist/")) == {name for name in shipped if name.startswith("fashion-mnist/")}

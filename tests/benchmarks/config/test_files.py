@@ -42,6 +42,16 @@ def test_dump_reads_back(file, tmp_path):
     assert config.load(BenchConfig, str(tmp_path / "dumped.yaml")) == settings
 
 
+def test_extends_a_packaged_one_by_name(tmp_path):
+    child = tmp_path / "child.yaml"
+    child.write_text("extends: fashion-mnist/bench\nseed: 7\n")
+    packaged = config.load(BenchConfig, "fashion-mnist/bench")
+    assert config.load(BenchConfig, str(child)) == packaged.model_copy(update={"seed": 7})
+    child.write_text("extends: fashion-mnist/bnch\n")
+    with pytest.raises(ConfigError, match="there is no file .*; did you mean the packaged 'fashion-mnist/bench'?"):
+        config.load(BenchConfig, str(child))
+
+
 def test_extends(file, tmp_path):
     child = tmp_path / "child.yaml"
     child.write_text("extends: bench.yaml\npurifier: {steps: 9}\n")
