@@ -12,8 +12,8 @@ COPY benchmarks /src/benchmarks
 COPY configs /src/configs
 RUN pip install /src && rm -r /src
 
-RUN useradd --create-home purify && install -d -o purify -g purify /work /work/runs
+RUN useradd --create-home purify && install -d -o purify -g purify /results /results/runs
 USER purify
-WORKDIR /work
+WORKDIR /results
 ENTRYPOINT ["purify"]
 CMD ["--help"]
