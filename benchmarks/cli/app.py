@@ -12,6 +12,7 @@ from benchmarks.cli.clean import clean
 from benchmarks.cli.compare import compare
 from benchmarks.cli.configs import configs
 from benchmarks.cli.models import models
+from benchmarks.cli.options import flag
 from benchmarks.cli.report import report
 from benchmarks.cli.rivals import rivals
 from benchmarks.cli.session import EXIT_CODES, Session
@@ -32,7 +33,7 @@ def about(
     session: Session,
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version; with --verbose, those of what it stands on too.")
+        bool, flag("--version", help="Print the version; with --verbose, those of what it stands on too.")
     ] = False,
 ) -> None:
     """Put a diffusion model in front of an image classifier and measure honestly how robust the pair is."""

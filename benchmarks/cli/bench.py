@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.cli.machine_readable import in_folder
-from benchmarks.cli.options import DEFAULT_BENCH, Device, Out, Overrides, Resume, complete_config
+from benchmarks.cli.options import DEFAULT_BENCH, Device, Out, Overrides, Resume, complete_config, flag
 from benchmarks.cli.run import Run
 from benchmarks.cli.session import Result, Session, command
 
@@ -24,7 +24,7 @@ def bench(
     device: Device = None,
     resume: Resume = False,
     estimate: Annotated[
-        bool, typer.Option("--estimate", help="Only say what the run will cost: evaluations, time, memory.")
+        bool, flag("--estimate", help="Only say what the run will cost: evaluations, time, memory.")
     ] = False,
     budget: Annotated[
         str | None,
@@ -33,7 +33,7 @@ def bench(
         ),
     ] = None,
     diagnose: Annotated[
-        bool, typer.Option("--diagnose", help="Measure more rows on few images, to find signs of a broken evaluation.")
+        bool, flag("--diagnose", help="Measure more rows on few images, to find signs of a broken evaluation.")
     ] = False,
 ) -> Result:
     """Measure a classifier with and without purification, clean and attacked.

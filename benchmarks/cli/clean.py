@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.cli.options import Device, Out
+from benchmarks.cli.options import Device, Out, flag
 from benchmarks.cli.run import Run
 from benchmarks.cli.session import Result, Session, command
 
@@ -18,9 +18,7 @@ def clean(
     score: Annotated[str, typer.Option(help="Packaged score model, or a .safetensors file.")] = "fashion-mnist",
     t_star: Annotated[float, typer.Option(help="Time to diffuse to, in (0, 1].")] = 0.1,
     steps: Annotated[int, typer.Option(help="Network evaluations on the way back.")] = 50,
-    resize: Annotated[
-        bool, typer.Option("--resize", help="Resize to the size that the network was trained on.")
-    ] = False,
+    resize: Annotated[bool, flag("--resize", help="Resize to the size that the network was trained on.")] = False,
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
     device: Device = None,
 ) -> Result:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.cli.options import Overrides, complete_config
+from benchmarks.cli.options import Overrides, complete_config, flag
 from benchmarks.cli.session import EXIT_CODES, Result, Session, command, group
 
 configs = typer.Typer(help="The packaged configurations: list them, show one.")
@@ -43,7 +43,7 @@ def configs_show(
     ],
     overrides: Overrides = None,
     complete: Annotated[
-        bool, typer.Option("--resolved", help="All values, those of extended files merged in, without comments.")
+        bool, flag("--resolved", help="All values, those of extended files merged in, without comments.")
     ] = False,
 ) -> Result:
     """Print a configuration with its comments, and the files that it extends."""

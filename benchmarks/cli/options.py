@@ -2,9 +2,15 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+
+def flag(*names: str, help: str) -> Any:
+    """An option that is there or not: its help shows no value to give."""
+    return typer.Option(*names, help=help, metavar="")
+
 
 Out = Annotated[
     Path | None, typer.Option("--out", help="Folder for the results, new or empty. Default: runs/KIND-DATE-TIME.")
@@ -18,7 +24,7 @@ Overrides = Annotated[
     ),
 ]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or cuda:N. Default: a GPU where there is one.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
+Resume = Annotated[bool, flag("--resume", help="Go on with the run in --out.")]
 
 DEFAULT_BENCH = "fashion-mnist/bench"
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from benchmarks.cli.machine_readable import as_line
+from benchmarks.cli.options import flag
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -38,13 +39,11 @@ EXIT_CODES = (
 )
 """Stands below the help of every command; docs/reference/exit-codes.md says more."""
 
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors and warnings.")]
+Quiet = Annotated[bool, flag("--quiet", help="Print nothing but errors and warnings.")]
 Verbose = Annotated[
-    bool, typer.Option("--verbose", help="Print more: versions, the whole configuration, tracebacks of errors.")
+    bool, flag("--verbose", help="Print more: versions, the whole configuration, tracebacks of errors.")
 ]
-Json = Annotated[
-    bool, typer.Option("--json", help="Print the result as one line of JSON on stdout; all else goes to stderr.")
-]
+Json = Annotated[bool, flag("--json", help="Print the result as one line of JSON on stdout; all else goes to stderr.")]
 
 
 _UsageError: Any = typer.BadParameter.__base__

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.cli.machine_readable import in_folder
-from benchmarks.cli.options import Device, Out, Overrides, Resume, complete_config
+from benchmarks.cli.options import Device, Out, Overrides, Resume, complete_config, flag
 from benchmarks.cli.points import close, run_points
 from benchmarks.cli.run import Run
 from benchmarks.cli.session import Result, Session, command
@@ -29,9 +29,7 @@ def sweep(
             help="Values of one key of the configuration, e.g. purifier.steps=5,10; repeatable: all combinations.",
         ),
     ] = None,
-    zipped: Annotated[
-        bool, typer.Option("--zip", help="Walk the lists of values together instead of combining them.")
-    ] = False,
+    zipped: Annotated[bool, flag("--zip", help="Walk the lists of values together instead of combining them.")] = False,
     reference: Annotated[
         str, typer.Option(help="Number, from 0, or name of the point that the others are compared with.")
     ] = "0",

@@ -3,7 +3,7 @@
 from benchmarks.experiments.models.converting import convert
 from benchmarks.experiments.models.fetching import ZOOS, fetch
 from benchmarks.experiments.models.listing import Known, known, overview, used_by
-from benchmarks.experiments.models.looking_into import info_lines, look_into
+from benchmarks.experiments.models.looking_into import info, info_lines, look_into
 from benchmarks.experiments.models.names import ModelsError
 from benchmarks.experiments.models.verifying import Verdict, verify
 
@@ -14,6 +14,7 @@ __all__ = [
     "Verdict",
     "convert",
     "fetch",
+    "info",
     "info_lines",
     "known",
     "look_into",

@@ -32,6 +32,11 @@ def info_lines(path: Path, found: FileInfo) -> list[str]:
     return lines + _tensor_lines(found)
 
 
+def info(path: Path) -> list[str]:
+    """Lines that say what a file, or the file of a packaged name, holds."""
+    return info_lines(*look_into(path))
+
+
 def _tensor_lines(found: FileInfo) -> list[str]:
     if not found.tensors:
         return ["no named tensors"]

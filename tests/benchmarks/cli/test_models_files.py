@@ -1,6 +1,7 @@
 """`purify models convert` and `info`: files in, files and lines out."""
 
 import json
+from pathlib import Path
 
 import golden
 import pytest
@@ -90,6 +91,13 @@ def test_convert_leaves_nothing_where_it_fails(known, tmp_path):
             tmp_path / "none.json",
         )
     assert [path.name for path in tmp_path.iterdir()] == ["large.pt"]
+
+
+def test_info_of_a_packaged_name():
+
+    first, *lines = models.info(Path("fashion-mnist"))
+    assert first.endswith("fashion-mnist.score.safetensors: safetensors, 2.0 MB")
+    assert any(line.startswith("154 tensors, ") for line in lines)
 
 
 def test_info(known, weights, tmp_path):
